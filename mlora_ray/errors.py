@@ -1,0 +1,41 @@
+"""Errors a person reads. Each says where, what was found and what is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """One mistake in the input."""
+
+    file: str
+    field: str
+    value: str
+    allowed: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        shown = f" {self.value!r}" if self.value else ""
+        return f"{where}: {self.field}{':' if shown else ''}{shown} — {self.allowed}"
+
+
+class MloraError(Exception):
+    """Any error of ours that is the caller's to mend."""
+
+
+class InputError(MloraError):
+    """All mistakes of an input at once; the CLI prints each and exits 1."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        self.mistakes = mistakes
+        super().__init__("\n".join(str(m) for m in mistakes))
+
+
+class JobError(MloraError):
+    """One adapter's own failure. It never touches its neighbours."""
+
+
+class StorageError(MloraError):
+    """A bundle or output could not be written or read; the last good bundle stays."""
