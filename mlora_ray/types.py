@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class JobState(StrEnum):
@@ -281,3 +282,51 @@ class PolicyState:
     """A policy's own memory between decisions, as plain data; FIFO needs none."""
 
     items: tuple[tuple[str, float], ...] = field(default=())
+
+
+class Ack(NamedTuple):
+    """Placement to host: the report of this job, epoch and step was handled; forget it."""
+
+    job: str
+    epoch: int
+    step: int
+
+
+class Release(NamedTuple):
+    """Placement to host: save this job at its last step boundary, report the bundle, let it go."""
+
+    job: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """One job's line of a `RunStatus`."""
+
+    name: str
+    state: JobState
+    step: int  # the newest known, committed or not
+    total_steps: int
+    loss: float  # of the newest step; NaN before the first
+    num_tokens: int
+    tokens_per_s: float = 0.0
+    is_resident: bool = False
+    host: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """What a person watching a run sees; `PlacementActor.status()` answers it and `Progress.update` shows it."""
+
+    phase: str  # starting | training | evaluating | saving | done
+    jobs: tuple[JobStatus, ...] = ()
+    tokens_per_s: float = 0.0
+    num_tokens: int = 0
+    elapsed_s: float = 0.0
+    eta_s: float | None = None
+    memory_bytes: int = 0
+    memory_limit_bytes: int = 0
+    token_budget: int = 0
+    warnings: tuple[str, ...] = ()
+    error: str = ""  # set when the run cannot go on
