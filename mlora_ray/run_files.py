@@ -1,0 +1,74 @@
+"""Reading a run directory: what `train` leaves in DIR and in DIR/<job>. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from mlora_ray.errors import StorageError
+
+JOB_FILES = ("job.json", "metrics.jsonl", "eval.json", "adapter_model.safetensors")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object; an empty dict when there is no such file. Raises StorageError when it is broken."""
+    if not path.is_file():
+        return {}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StorageError(f"{path}: broken JSON: {error}") from error
+    if not isinstance(held, dict):
+        raise StorageError(f"{path}: expected a JSON object, found {type(held).__name__}")
+    return held
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The steps of a metrics.jsonl, in order of `step`.
+
+    A step written twice (before and after a resume) counts once, the later line wins. A torn last line, as a
+    killed process leaves it, is skipped. Raises StorageError for a broken line anywhere else.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    steps: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            held = json.loads(line)
+            steps[int(held["step"])] = held
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise StorageError(f"{path}:{number}: broken line: {error}") from error
+    return [steps[step] for step in sorted(steps)]
+
+
+def job_names(run_dir: Path) -> list[str]:
+    """Jobs that left any file in `run_dir`, by name; hidden folders are ours."""
+    if not run_dir.is_dir():
+        return []
+    folders = (p for p in run_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p.name for p in folders if any((p / name).is_file() for name in JOB_FILES))
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity in it replaced by None: strict JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(held) for held in value]
+    return value
+
+
+def number(value: Any) -> float | None:
+    """`value` as a finite float, or None: what charts and tables may use."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
