@@ -1,0 +1,103 @@
+"""Plain data in and out of JSON: any frozen dataclass of `types`, back to an equal value.
+
+Floats go out with `repr`, so a round trip is exact. A value whose type is a union of dataclasses
+(an `Action`) carries its class name under `type`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types as builtin_types
+import typing
+from enum import Enum
+from typing import Any
+
+from mlora_ray import types as vocabulary
+from mlora_ray.types import JobSpec
+
+# Where a spec's files lie is not what it says: a moved run or cache directory is the same job.
+_PLACES = ("base.path", "train_rows.uri", "eval_rows.uri")
+
+
+def to_plain(value: Any) -> Any:
+    """`value` as lists, dicts and scalars; dataclasses carry their class name under `type`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain: dict[str, Any] = {"type": type(value).__name__}
+        return plain | {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [to_plain(v) for v in value]
+    return value
+
+
+def from_plain(hint: Any, plain: Any) -> Any:
+    """The value of type `hint` that `to_plain` made `plain` from. Raises ValueError when it does not fit."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, builtin_types.UnionType):
+        return _from_union(args, plain)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(from_plain(args[0], v) for v in plain)
+        return tuple(from_plain(a, v) for a, v in zip(args, plain, strict=True))
+    if dataclasses.is_dataclass(hint):
+        hints = _hints(typing.cast(type, hint))
+        unknown = sorted(set(plain) - set(hints) - {"type"})
+        if unknown:
+            raise ValueError(f"{getattr(hint, '__name__', hint)} has no field {', '.join(unknown)}")
+        return typing.cast(type, hint)(**{k: from_plain(hints[k], v) for k, v in plain.items() if k in hints})
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(plain)
+    return float(plain) if hint is float and isinstance(plain, int) else plain
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(to_plain(value), separators=(",", ":"))
+
+
+def loads(hint: Any, text: str) -> Any:
+    return from_plain(hint, json.loads(text))
+
+
+def flat_fields(spec: JobSpec) -> dict[str, Any]:
+    """The fields that say what a job is, as `lora.r: 8`; file places, and what only orders jobs, left out."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, plain: Any) -> None:
+        if isinstance(plain, dict):
+            for key, value in plain.items():
+                if key != "type":
+                    walk(f"{prefix}.{key}" if prefix else key, value)
+        else:
+            flat[prefix] = plain
+
+    walk("", to_plain(spec))
+    ordering = ("tenant", "priority", "deadline_at_s")
+    return {k: v for k, v in flat.items() if k not in _PLACES and k not in ordering}
+
+
+def spec_sha256(spec: JobSpec) -> str:
+    """Hash of `flat_fields`: equal hashes train to equal bits on the same base, device and versions."""
+    return hashlib.sha256(json.dumps(flat_fields(spec), sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, vars(vocabulary))
+
+
+def _from_union(args: tuple[Any, ...], plain: Any) -> Any:
+    if plain is None and type(None) in args:
+        return None
+    kinds = [a for a in args if a is not type(None)]
+    if len(kinds) == 1:
+        return from_plain(kinds[0], plain)
+    named = {getattr(k, "__name__", ""): k for k in kinds}
+    name = plain.get("type", "") if isinstance(plain, dict) else ""
+    if name not in named:
+        raise ValueError(f"type is {name!r}, allowed: {', '.join(sorted(named))}")
+    return from_plain(named[name], plain)
