@@ -1,0 +1,74 @@
+"""What the control database answers with, and the mistakes of a run that is not the one it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlora_ray import serde
+from mlora_ray.errors import Mistake, MloraError
+from mlora_ray.types import JobSpec, JobState
+
+
+class DatabaseError(MloraError):
+    """The control database cannot be read or written (full disk, no connection, newer version)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """A job as the database has it."""
+
+    spec: JobSpec
+    state: JobState
+    epoch: int
+    host: str
+    step: int
+    bundle_uri: str
+    weights_sha256: str
+    error: str
+    num_tokens: int
+    submitted_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One row of the event log."""
+
+    at_s: float
+    kind: str
+    job: str = ""
+    host: str = ""
+    epoch: int = 0
+    detail: str = ""
+
+
+class Ownership(NamedTuple):
+    """A change of hands: the job goes from `epoch` to `epoch + 1`."""
+
+    job: str
+    epoch: int
+    state: JobState
+    host: str = ""
+
+
+def spec_differences(here: Sequence[JobSpec], given: Sequence[JobSpec], file: str) -> list[Mistake]:
+    """A mistake for each field in which the jobs of `file` are not the jobs that are `here`."""
+    before, now = {s.name: s for s in here}, {s.name: s for s in given}
+    mistakes = [
+        _differs(file, n, "name", "", "the run in this directory has no such job") for n in now if n not in before
+    ]
+    mistakes += [
+        _differs(file, n, "name", "", "missing: the run in this directory has it") for n in before if n not in now
+    ]
+    for name in sorted(set(before) & set(now)):
+        old, new = serde.flat_fields(before[name]), serde.flat_fields(now[name])
+        for key in sorted(old | new):
+            if old.get(key) != new.get(key):
+                allowed = f"the run in this directory began with {old.get(key)!r}"
+                mistakes.append(_differs(file, name, key, str(new.get(key)), allowed))
+    return mistakes
+
+
+def _differs(file: str, job: str, field: str, value: str, allowed: str) -> Mistake:
+    return Mistake(file=file, field=f"jobs.{job}.{field}", value=value, allowed=allowed)

@@ -1,0 +1,93 @@
+"""Tables of the control database. Facts about jobs only; tensors never go into it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_VERSION = 1
+
+
+class Table(DeclarativeBase):
+    """Base of all tables."""
+
+
+class SchemaRow(Table):
+    """One row: the version of the tables, so that an older program refuses a newer database."""
+
+    __tablename__ = "schema_version"
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+class RunRow(Table):
+    """One call of `train`, a resumed one too."""
+
+    __tablename__ = "runs"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    command: Mapped[str] = mapped_column(Text)
+    base: Mapped[str] = mapped_column(String(255))
+    base_sha256: Mapped[str] = mapped_column(String(64), default="")
+    started_at_s: Mapped[float] = mapped_column(Float)
+
+
+class JobRow(Table):
+    """One job. `epoch` is the fencing number: whoever writes must name the one that is here."""
+
+    __tablename__ = "jobs"
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    place_in_file: Mapped[int] = mapped_column(Integer)
+    spec: Mapped[str] = mapped_column(Text)
+    spec_sha256: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    epoch: Mapped[int] = mapped_column(Integer, default=0)
+    host: Mapped[str] = mapped_column(String(255), default="")
+    step: Mapped[int] = mapped_column(Integer, default=0)
+    bundle_uri: Mapped[str] = mapped_column(Text, default="")
+    weights_sha256: Mapped[str] = mapped_column(String(64), default="")
+    error: Mapped[str] = mapped_column(Text, default="")
+    num_tokens: Mapped[int] = mapped_column(Integer, default=0)
+    submitted_at_s: Mapped[float] = mapped_column(Float)
+
+
+class StepRow(Table):
+    """One committed optimizer step. The key makes a second commit of a step impossible."""
+
+    __tablename__ = "steps"
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.name"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(Integer)
+    data_epoch: Mapped[float] = mapped_column(Float)
+    loss: Mapped[float] = mapped_column(Float)
+    learning_rate: Mapped[float] = mapped_column(Float)
+    grad_norm: Mapped[float] = mapped_column(Float)
+    num_tokens: Mapped[int] = mapped_column(Integer)
+    num_target_tokens: Mapped[int] = mapped_column(Integer)
+    seconds: Mapped[float] = mapped_column(Float)
+    eval_loss: Mapped[float | None] = mapped_column(Float, nullable=True)
+
+
+class BundleRow(Table):
+    """One committed bundle. `is_kept` turns false when its file is removed."""
+
+    __tablename__ = "bundles"
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.name"), primary_key=True)
+    step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    uri: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))
+    is_final: Mapped[bool] = mapped_column(Boolean, default=False)
+    is_kept: Mapped[bool] = mapped_column(Boolean, default=True)
+
+
+class EventRow(Table):
+    """What happened, one line an event; the whole log as JSONL is `ControlDatabase.events()`."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at_s: Mapped[float] = mapped_column(Float)
+    kind: Mapped[str] = mapped_column(String(32))
+    job: Mapped[str] = mapped_column(String(255), default="")
+    host: Mapped[str] = mapped_column(String(255), default="")
+    epoch: Mapped[int] = mapped_column(Integer, default=0)
+    detail: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (Index("events_by_job", "job", "id"),)

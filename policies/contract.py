@@ -1,0 +1,136 @@
+"""The policy contract: `decide(view, state) -> (actions, state')`, pure; and what no policy may ask for.
+
+A policy has no clock, randomness or I/O of its own. The same object answers the live placement actor and
+a simulation, and replaying a logged view gives identical actions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, cast
+
+from mlora_ray.types import (
+    Action,
+    AdapterView,
+    ClusterView,
+    DrainHost,
+    HostView,
+    LaunchHost,
+    Migrate,
+    Pause,
+    Place,
+    PolicyState,
+    SetGroup,
+)
+
+# name -> "module:Class"; a user's own policy is named in the same form.
+POLICIES = {"fifo": "mlora_ray.policies.fifo:Fifo"}
+
+
+class Policy(Protocol):
+    """Who trains where. `decide` may read nothing but its arguments."""
+
+    name: str
+
+    def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]: ...
+
+
+class Refusal(NamedTuple):
+    """An action that breaks an invariant, and which."""
+
+    action: Action
+    why: str
+
+
+def load_policy(name: str) -> Policy:
+    """The policy of that name, or of `module:Class`. Raises ValueError when there is none."""
+    target = POLICIES.get(name, name)
+    module, _, attribute = target.partition(":")
+    if not attribute:
+        raise ValueError(f"policy {name!r}: allowed are {', '.join(sorted(POLICIES))} or module:Class")
+    try:
+        policy = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"policy {name!r} cannot be loaded: {error}") from error
+    if not callable(getattr(policy, "decide", None)):
+        raise ValueError(f"policy {name!r} has no decide(view, state)")
+    return cast("Policy", policy)
+
+
+def validate_actions(view: ClusterView, actions: Iterable[Action]) -> tuple[list[Action], list[Refusal]]:
+    """Split `actions` into those that may be done and those that break an invariant.
+
+    Invariants: an adapter has one owner and is named once; its epoch is the one in the view; hosts are
+    alive and of the adapter's base; one adapter's state fits into the host's `free_bytes` (what its
+    adapters may use; a host pages between them; 0: unknown); a group names only adapters of its host.
+    """
+    hosts = {h.id: h for h in view.hosts}
+    adapters = {a.id: a for a in view.adapters}
+    owner = {a.id: a.host for a in view.adapters if a.host}
+    named: set[str] = set()
+    allowed: list[Action] = []
+    refused: list[Refusal] = []
+    for action in actions:
+        match action:
+            case Place() | Migrate() | Pause():
+                why = _why_not_moved(action, adapters.get(action.adapter), hosts, named)
+            case SetGroup():
+                why = _why_no_group(action, hosts, owner)
+            case DrainHost():
+                why = "" if action.host in hosts else f"there is no host {action.host}"
+            case LaunchHost():
+                why = "" if action.base and action.device_type else "a host needs a base and a device type"
+        if why:
+            refused.append(Refusal(action, why))
+            continue
+        allowed.append(action)
+        if isinstance(action, Place | Migrate):
+            owner[action.adapter] = action.host
+        if isinstance(action, Pause):
+            owner.pop(action.adapter, None)
+        if isinstance(action, Place | Migrate | Pause):
+            named.add(action.adapter)
+    return allowed, refused
+
+
+def _why_not_moved(
+    action: Place | Migrate | Pause, adapter: AdapterView | None, hosts: dict[str, HostView], named: set[str]
+) -> str:
+    if adapter is None:
+        return f"there is no adapter {action.adapter}"
+    if adapter.id in named:
+        return f"{adapter.id} is named by an earlier action"
+    if action.epoch != adapter.epoch:
+        return f"{adapter.id} has epoch {adapter.epoch}, not {action.epoch}"
+    if adapter.state.is_final:
+        return f"{adapter.id} is {adapter.state}"
+    if isinstance(action, Pause):
+        return "" if adapter.host else f"{adapter.id} is on no host"
+    if isinstance(action, Place) and adapter.host:
+        return f"{adapter.id} is on {adapter.host} already"
+    if isinstance(action, Migrate) and adapter.host in (None, action.host):
+        return f"{adapter.id} is on {adapter.host or 'no host'}"
+    return _why_not_there(adapter, hosts.get(action.host), action.host)
+
+
+def _why_not_there(adapter: AdapterView, host: HostView | None, name: str) -> str:
+    if host is None:
+        return f"there is no host {name}"
+    if host.state != "alive":
+        return f"{host.id} is {host.state}"
+    if host.base != adapter.base:
+        return f"{host.id} holds {host.base}, {adapter.id} needs {adapter.base}"
+    if 0 < host.free_bytes < adapter.state_bytes:
+        return f"{adapter.id} needs {adapter.state_bytes} bytes, {host.id} has {host.free_bytes} for adapters"
+    return ""
+
+
+def _why_no_group(action: SetGroup, hosts: dict[str, HostView], owner: dict[str, str]) -> str:
+    host = hosts.get(action.host)
+    if host is None or host.state == "dead":
+        return f"there is no living host {action.host}"
+    if len(set(action.group)) != len(action.group):
+        return "an adapter is named twice"
+    strangers = [a for a in action.group if owner.get(a) != action.host]
+    return f"{', '.join(strangers)} not on {action.host}" if strangers else ""
