@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlora_ray.engine.site import SiteGroup
-from mlora_ray.engine.targets import select
+from mlora_ray.targets import select_targets
 from mlora_ray.errors import JobError
 from mlora_ray.types import LoraSpec, TrainSpec
 
@@ -65,7 +65,7 @@ class AdapterLayout(NamedTuple):
 def build_layout(lora: LoraSpec, site_groups: list[SiteGroup]) -> AdapterLayout:
     """Lay out an adapter over the base's site groups. Raises JobError when nothing matches or a rank is too large."""
     names = [site.name for group in site_groups for site in group.sites]
-    ranks = select(lora, names)
+    ranks = select_targets(lora, names)
     if not ranks:
         raise JobError(f"target_modules {lora.target_modules!r} match no linear of the base; it has {names[:12]}")
     offset = 0

@@ -1,0 +1,108 @@
+"""How much memory this process may use, and what that buys. Sizes in bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mlora_ray.engine.base import Base
+from mlora_ray.errors import MloraError
+
+SHARE = 0.8  # of the device's or the container's memory, when no limit is given
+ROW_TOKENS = 1024  # tokens of a packed row at most: 512 to 1,024 was fastest on every CPU measured
+PROCESS_BYTES = 700 << 20  # Python, torch and transformers before the base, measured on Linux
+
+
+class Budget(NamedTuple):
+    """What the memory limit buys."""
+
+    limit_bytes: int
+    base_bytes: int
+    process_bytes: int
+    activation_bytes: int  # of one packed row of `token_budget` tokens, forward and backward
+    scratch_bytes: int  # compute copies and gradients of the adapters in one packed row
+    adapter_bytes: int  # for resident adapters
+    token_budget: int
+
+    def describe(self) -> str:
+        gib = 1 << 30
+        return (
+            f"memory limit {self.limit_bytes / gib:.1f} GiB: base {self.base_bytes / gib:.2f}, "
+            f"process {self.process_bytes / gib:.2f}, activations {self.activation_bytes / gib:.2f} "
+            f"({self.token_budget} tokens per step), open steps {self.scratch_bytes / gib:.2f}, "
+            f"adapters {self.adapter_bytes / gib:.2f}"
+        )
+
+
+def detect_limit(device: str = "cpu") -> int:
+    """80% of the GPU's memory, or of the container's (cgroup v2, v1) or machine's."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory * SHARE)
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            limits.append(int(text))
+    return int(min(limits) * SHARE)
+
+
+def process_bytes(device: str = "cpu") -> int:
+    """Memory in use now: resident set of this process, or the device's allocations."""
+    if device.startswith("cuda"):
+        return torch.cuda.memory_reserved(device)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def activation_bytes_per_token(base: Base) -> int:
+    """Saved for the backward and alive at the peak, per packed token: a bound, checked by tests/engine/test_memory.py.
+
+    Each site group keeps its input and its output; the gated MLP, norms and residuals about as much again (factor
+    2.2). Attention keeps padded copies and score rows of a sequence as long as the row at the worst.
+    """
+    size = base.head_VD.element_size()
+    linear = sum(group.num_in + group.num_out for group in base.groups) * size
+    heads = int(getattr(base.config, "num_attention_heads", 1))
+    layers = int(getattr(base.config, "num_hidden_layers", 1))
+    scores = layers * heads * ROW_TOKENS // 2 * size
+    return int(2.2 * linear + scores)
+
+
+def head_bytes(base: Base) -> int:
+    """Logits of one chunk: compute dtype, fp32 log-probabilities and the gradient's copy."""
+    return base.context.tile * base.head_VD.shape[0] * (2 * base.head_VD.element_size() + 4)
+
+
+def plan_budget(base: Base, limit_bytes: int, adapter_bytes: int = 0, token_budget: int = 0) -> Budget:
+    """Split `limit_bytes`; halve the row until a third of what is left goes to adapters. Raises MloraError if nothing fits."""
+    own = PROCESS_BYTES if base.device.type == "cpu" else 0
+    left = limit_bytes - own - base.num_bytes - head_bytes(base)
+    tokens = token_budget or ROW_TOKENS
+    per_token = activation_bytes_per_token(base)
+    while not token_budget and tokens > base.context.tile and tokens * per_token > left // 3:
+        tokens //= 2
+    activations = tokens * per_token + head_bytes(base)
+    left = limit_bytes - own - base.num_bytes - activations
+    if left <= 0:
+        need = (own + base.num_bytes + activations) / (1 << 30)
+        raise MloraError(
+            f"memory limit {limit_bytes / (1 << 30):.2f} GiB is too small for base {base.spec.name!r}: "
+            f"it needs {need:.2f} GiB before the first adapter (raise --max-memory or lower --token-budget)"
+        )
+    scratch = left // 4
+    room = left - scratch
+    return Budget(
+        limit_bytes,
+        base.num_bytes,
+        own,
+        activations,
+        scratch,
+        min(adapter_bytes, room) if adapter_bytes else room,
+        tokens,
+    )

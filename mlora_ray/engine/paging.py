@@ -1,0 +1,103 @@
+"""Which adapters are resident and which wait on disk, within the adapter memory.
+
+A resident adapter trains on until it is done; when others wait it makes room after `page_steps` optimizer steps.
+Paging moves whole states at step boundaries, so it changes no bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors.numpy import load_file, save_file
+
+from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.engine.training import Training
+
+
+class Pager:
+    """Ledger of resident adapters: never more than `capacity_bytes` of states in memory."""
+
+    def __init__(self, capacity_bytes: int, page_dir: str, page_steps: int, device: str) -> None:
+        self.capacity_bytes, self.page_steps, self.device = capacity_bytes, page_steps, device
+        self.num_page_outs = 0
+        self._is_own_dir = not page_dir
+        self._dir = Path(page_dir or tempfile.mkdtemp(prefix="mlora-pages-"))
+        self._resident: list[Training] = []
+        self._pages: dict[Training, Path] = {}
+        self._turns = itertools.count(1)
+
+    def admit(self, training: Training, state: AdapterState | None) -> None:
+        """Take in a job; a state that it brings stays in memory if there is room."""
+        training.turn = next(self._turns)
+        training.state = state
+        if state is None:
+            return
+        if self._used() + training.state_bytes <= self.capacity_bytes:
+            self._resident.append(training)
+        else:
+            self._write_page(training)
+
+    def forget(self, training: Training) -> AdapterState | None:
+        """Drop a job; returns its state, None if it never started."""
+        state = self.fetch(training)
+        if training in self._resident:
+            self._resident.remove(training)
+        page = self._pages.pop(training, None)
+        if page is not None:
+            page.unlink(missing_ok=True)
+        training.state = None
+        return state
+
+    def fetch(self, training: Training) -> AdapterState | None:
+        """The state from memory or disk, without making it resident; None if it never started."""
+        if training.state is not None:
+            return training.state
+        page = self._pages.get(training)
+        return None if page is None else AdapterState.from_arrays(training.layout, load_file(page), self.device)
+
+    def make_resident(self, trainings: list[Training]) -> list[Training]:
+        """Bring in as many of `trainings` as fit, longest wait first. Returns those that are resident."""
+        waiting = sorted((t for t in trainings if t not in self._resident), key=lambda t: t.turn)
+        for training in waiting:
+            while self._used() + training.state_bytes > self.capacity_bytes and (out := self._evictable()):
+                self._resident.remove(out)
+                out.turn = next(self._turns)
+                self._write_page(out)
+            if self._used() + training.state_bytes > self.capacity_bytes:
+                break
+            training.state = self.fetch(training) or training.fresh_state(self.device)
+            training.steps_since_paged_in = 0
+            self._resident.append(training)
+        self.check_integrity()
+        return [t for t in self._resident if not t.is_over]
+
+    def check_integrity(self) -> None:
+        assert self._used() <= self.capacity_bytes, "resident adapters exceed the adapter memory"
+        assert all(t.state is not None for t in self._resident), "a resident adapter has no state"
+        assert len(set(self._resident)) == len(self._resident), "an adapter is resident twice"
+
+    def close(self) -> None:
+        """Remove the page directory if it is ours."""
+        if self._is_own_dir:
+            shutil.rmtree(self._dir, ignore_errors=True)
+
+    def _used(self) -> int:
+        return sum(t.state_bytes for t in self._resident)
+
+    def _evictable(self) -> Training | None:
+        """A finished adapter, else the one that has had the longest turn of at least `page_steps`."""
+        free = [t for t in self._resident if t.scratch is None]
+        ended = [t for t in free if t.is_over]
+        rested = [t for t in free if t.steps_since_paged_in >= self.page_steps]
+        return (ended or sorted(rested, key=lambda t: -t.steps_since_paged_in) or [None])[0]
+
+    def _write_page(self, training: Training) -> None:
+        assert training.state is not None
+        self._dir.mkdir(parents=True, exist_ok=True)
+        page = self._pages.setdefault(training, self._dir / f"{training.spec.name}.safetensors")
+        save_file(training.state.to_arrays(), page)
+        training.state = None
+        self.num_page_outs += 1
