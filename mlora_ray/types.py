@@ -285,11 +285,12 @@ class PolicyState:
 
 
 class Ack(NamedTuple):
-    """Placement to host: the report of this job, epoch and step was handled; forget it."""
+    """Placement to host: this job's bundle (or failure) of this epoch and step was handled; forget it."""
 
     job: str
     epoch: int
     step: int
+    is_failure: bool = False
 
 
 class Release(NamedTuple):
@@ -297,6 +298,67 @@ class Release(NamedTuple):
 
     job: str
     epoch: int
+
+
+class CrossRequest(NamedTuple):
+    """One trained adapter of a cross-evaluation: its spec and the bundle its weights are in."""
+
+    spec: JobSpec
+    bundle_uri: str
+
+
+class CrossLosses(NamedTuple):
+    """`loss[i][j]`: mean loss of adapter i on the evaluation rows of job j; `base_loss[j]` of the bare base."""
+
+    loss: tuple[tuple[float, ...], ...]
+    base_loss: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
+    """What a host is started with. Limits of 0 mean: choose."""
+
+    id: str
+    base: BaseSpec
+    bundle_root: str
+    page_dir: str
+    device: str = "cpu"
+    threads: int = 1
+    memory_limit_bytes: int = 0
+    adapter_memory_bytes: int = 0
+    token_budget: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostInfo:
+    """What a host says of itself once its base is loaded."""
+
+    id: str
+    base: str
+    base_sha256: str
+    device_type: str
+    pid: int
+    memory_limit_bytes: int
+    base_bytes: int
+    activation_bytes: int
+    adapter_bytes: int
+    token_budget: int
+    max_resident: int
+
+
+class HostUsage(NamedTuple):
+    """What a host has used since it started."""
+
+    cpu_s: float
+    peak_bytes: int
+
+
+class Tick(NamedTuple):
+    """What placement has for one host at one tick."""
+
+    assignments: tuple[Assignment, ...] = ()
+    releases: tuple[Release, ...] = ()
+    acks: tuple[Ack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

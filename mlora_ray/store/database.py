@@ -146,7 +146,7 @@ class ControlDatabase:
             if not _rows_changed(session, update(JobRow).where(*owned, is_newer).values(**values)):
                 return False
             session.add_all(_step_row(step, report.epoch) for step in report.steps)
-            session.add(
+            session.merge(
                 BundleRow(
                     job=report.job,
                     step=report.step,
