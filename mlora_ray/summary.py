@@ -42,7 +42,7 @@ def build_summary(
     """
     folder = Path(run_dir)
     names = list(dict.fromkeys([*order, *job_names(folder), *failed]))
-    jobs = [_job_entry(folder / name, failed.get(name)) for name in names]
+    jobs = [_job_entry(folder, name, failed.get(name)) for name in names]
     tokens = sum(job["tokens"] for job in jobs)
     summary = {
         "command": command,
@@ -104,12 +104,13 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     _plain(console, _last_line(summary))
 
 
-def _job_entry(folder: Path, error: str | None) -> dict[str, Any]:
+def _job_entry(run_dir: Path, name: str, error: str | None) -> dict[str, Any]:
     """One job of summary.json. `train_loss` is the mean over the last tenth of its steps, weighted by targets."""
+    folder = run_dir / name
     job, eval_ = read_json(folder / "job.json"), read_json(folder / "eval.json")
     steps = read_metrics(folder / "metrics.jsonl")
     return {
-        "name": folder.name,
+        "name": name,
         "state": str(_state(folder, job, error, len(steps))),
         "steps": len(steps),
         "tokens": sum(int(step.get("num_tokens", 0)) for step in steps),
