@@ -1,0 +1,279 @@
+"""Everything before training: the base, the rows, the targets; all mistakes at once. And what it will cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from mlora_ray import targets
+from mlora_ray.bases import resolve_base
+from mlora_ray.config import JobEntry, JobFile
+from mlora_ray.data import Prepared, prepare_rows
+from mlora_ray.engine import cursor
+from mlora_ray.engine.rows import rows_sha256, to_bytes
+from mlora_ray.errors import InputError, Mistake, StorageError
+from mlora_ray.row_files import read_rows
+from mlora_ray.shapes import BaseShapes, base_shapes, num_lora_parameters
+from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import PreTrainedTokenizerBase
+
+ADAPTER_BYTES_PER_PARAMETER = 12  # float32 weights and two moments
+# Tokens per second times base parameters: 800 tokens/s of a 135M base in bfloat16 on two cores.
+DEFAULT_TOKEN_PARAMETERS_PER_S = 800 * 134.5e6
+
+RowsKey = tuple[str, int, bool]  # path, max_length, completion_only_loss
+
+
+def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
+    """Specs ready to train; tokenised rows go into `data_dir_uri` (any fsspec URL), or nowhere if it is None.
+
+    Raises InputError with every mistake of the base, the rows and the targets; StorageError if rows cannot be written.
+    """
+    try:
+        base = resolve_base(job_file.base, job_file.dtype)
+    except InputError as error:
+        raise InputError(error.mistakes + _reading_mistakes(job_file)) from error
+    shapes = base_shapes(base.path)
+    rows = _RowsOfJobs(base, shapes, data_dir_uri)
+    mistakes = target_mistakes(job_file, shapes)
+    for job in job_file.jobs:
+        rows.prepare(job)
+    mistakes += rows.mistakes
+    if mistakes:
+        raise InputError(mistakes)
+    return [_job_spec(job, base, rows.refs) for job in job_file.jobs]
+
+
+def _job_spec(job: JobEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
+    train_rows = refs[_key(job, job.train_path)]
+    return JobSpec(
+        name=job.name,
+        base=base,
+        lora=job.lora,
+        train=job.train,
+        train_rows=train_rows,
+        eval_rows=refs[_key(job, job.eval_path)] if job.eval_path else None,
+        total_steps=cursor.total_steps(job.train, train_rows.num_rows),
+        tenant=job.tenant,
+        priority=job.priority,
+    )
+
+
+def _key(job: JobEntry, path: str) -> RowsKey:
+    return path, job.train.max_length, job.train.completion_only_loss
+
+
+def _reading_mistakes(job_file: JobFile) -> list[Mistake]:
+    """What can be said of the data without a tokenizer."""
+    found: list[Mistake] = []
+    for path in sorted({p for j in job_file.jobs for p in (j.train_path, j.eval_path) if p}):
+        try:
+            read_rows(path)
+        except InputError as error:
+            found += error.mistakes
+    return found
+
+
+class _RowsOfJobs:
+    """Prepares each (file, settings) once."""
+
+    def __init__(self, base: BaseSpec, shapes: BaseShapes, data_dir_uri: str | None) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.path)
+        self.shapes, self.data_dir_uri = shapes, data_dir_uri
+        self.refs: dict[RowsKey, RowsRef] = {}
+        self.mistakes: list[Mistake] = []
+        self._failed: set[RowsKey] = set()
+
+    def prepare(self, job: JobEntry) -> None:
+        """Rows of one job's files into `refs`, or its mistakes into `mistakes`."""
+        for path in (job.train_path, job.eval_path):
+            key = _key(job, path) if path else None
+            if path is None or key is None or key in self.refs or key in self._failed:
+                continue
+            try:
+                self.refs[key] = self._prepare_one(key)
+            except InputError as error:
+                self._failed.add(key)
+                self.mistakes += [m for m in error.mistakes if m not in self.mistakes]
+
+    def _prepare_one(self, key: RowsKey) -> RowsRef:
+        path, max_length, completion_only = key
+        prepared = prepare_rows(path, self.tokenizer, max_length=max_length, completion_only_loss=completion_only)
+        longest, limit = int(prepared.rows.lengths.max()), self.shapes.max_position
+        if limit and longest > limit:
+            allowed = f"at most {limit}, the base's longest row; this file has a row of {longest} tokens"
+            raise InputError([Mistake(file=path, field="max_length", value=str(max_length), allowed=allowed)])
+        return _store_rows(prepared, path, self.data_dir_uri)
+
+
+def _store_rows(prepared: Prepared, source: str, data_dir_uri: str | None) -> RowsRef:
+    sha256 = rows_sha256(prepared.rows)
+    uri = f"{data_dir_uri.rstrip('/')}/{sha256}.rows" if data_dir_uri else ""
+    if uri:
+        _write_once(uri, to_bytes(prepared.rows))
+    return RowsRef(
+        uri=uri,
+        sha256=sha256,
+        source=source,
+        num_rows=prepared.rows.num_rows,
+        num_tokens=len(prepared.rows.tokens),
+        num_target_tokens=int(prepared.rows.num_targets().sum()),
+        num_truncated=prepared.num_truncated,
+        max_row_tokens=int(prepared.rows.lengths.max()),
+    )
+
+
+def _write_once(uri: str, data: bytes) -> None:
+    """Write under a temporary name, then move: a file of that name is always whole."""
+    import fsspec
+
+    try:
+        files, path = fsspec.core.url_to_fs(uri)
+        if files.exists(path):
+            return
+        files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        files.pipe_file(f"{path}.part", data)
+        files.mv(f"{path}.part", path)
+    except OSError as error:
+        raise StorageError(f"rows could not be written to {uri}: {error}") from error
+
+
+def target_mistakes(job_file: JobFile, shapes: BaseShapes) -> list[Mistake]:
+    """Targets that match nothing, layers that do not exist, ranks above a dimension; each LoraSpec once."""
+    by_spec: dict[LoraSpec, list[JobEntry]] = {}
+    for job in job_file.jobs:
+        by_spec.setdefault(job.lora, []).append(job)
+    found: list[Mistake] = []
+    for lora, jobs in by_spec.items():
+        others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        for field, value, allowed in _wrong_targets(lora, shapes.linears):
+            where = f"job {jobs[0].name}{others}: {field}"
+            found.append(Mistake(file=job_file.path, line=jobs[0].line, field=where, value=value, allowed=allowed))
+    return found
+
+
+def _wrong_targets(lora: LoraSpec, linears: dict[str, tuple[int, int]]) -> list[tuple[str, str, str]]:
+    """(field, value, allowed) of each mistake in `lora`."""
+    existing = ", ".join(targets.short_names(linears))
+    unknown = [t for t in lora.target_modules if not targets.select_targets(_only(t), linears)]
+    if unknown:
+        return [("target_modules", t, f"all-linear, or what the base has: {existing}") for t in unknown]
+    layers = targets.layer_indices(linears)
+    wrong = [i for i in lora.layers_to_transform if i not in layers]
+    if wrong:
+        allowed = f"layers {layers[0]} to {layers[-1]}" if layers else "nothing: the base has no numbered layers"
+        return [("layers_to_transform", str(i), allowed) for i in wrong]
+    chosen = targets.select_targets(lora, linears)
+    if not chosen:
+        value = f"{', '.join(lora.target_modules)} in layers {', '.join(map(str, lora.layers_to_transform))}"
+        return [("target_modules", value, f"at least one module; the base has: {existing}")]
+    out = [
+        ("rank_pattern", pattern, f"a pattern that matches an adapted module: {', '.join(targets.short_names(chosen))}")
+        for pattern in targets.unmatched_patterns(lora, chosen)
+    ]
+    name, rank = max(chosen.items(), key=lambda item: item[1] - min(linears[item[0]]))
+    if rank > min(linears[name]):
+        num_in, num_out = linears[name]
+        allowed = f"at most {min(num_in, num_out)}, the smaller side of {name} ({num_in} x {num_out})"
+        out.append(("r", str(rank), allowed))
+    return out
+
+
+def _only(target: str) -> LoraSpec:
+    return LoraSpec(target_modules=(target,))
+
+
+class JobCost(TypedDict):
+    name: str
+    rows: int
+    eval_rows: int
+    row_tokens: int
+    target_tokens: int
+    longest_row: int
+    truncated: int
+    steps: int
+    trained_tokens: int
+    lora_parameters: int
+    adapter_bytes: int
+
+
+class CheckReport(TypedDict):
+    base: str
+    dtype: str
+    base_parameters: int
+    base_bytes: int
+    adapter_bytes: int
+    steps: int
+    trained_tokens: int
+    truncated: int
+    tokens_per_s: float
+    seconds: float
+    jobs: list[JobCost]
+
+
+def check_report(specs: list[JobSpec], tokens_per_s: float = 0.0) -> CheckReport:
+    """What `specs` would run and cost. `tokens_per_s` 0: a rate measured on two cores, scaled by the base's size.
+
+    Bytes are those of the base's weights and of all adapters (weights and optimizer); activations come on top.
+    """
+    base = specs[0].base
+    shapes = base_shapes(base.path)
+    rate = tokens_per_s or DEFAULT_TOKEN_PARAMETERS_PER_S / shapes.num_parameters
+    parameters = {lora: num_lora_parameters(base.path, lora) for lora in {s.lora for s in specs}}
+    jobs = [_job_cost(spec, parameters[spec.lora]) for spec in specs]
+    trained = sum(j["trained_tokens"] for j in jobs)
+    return CheckReport(
+        base=base.name,
+        dtype=base.dtype,
+        base_parameters=shapes.num_parameters,
+        base_bytes=shapes.num_parameters * (2 if base.dtype == "bfloat16" else 4),
+        adapter_bytes=sum(j["adapter_bytes"] for j in jobs),
+        steps=sum(j["steps"] for j in jobs),
+        trained_tokens=trained,
+        truncated=sum(j["truncated"] for j in jobs),
+        tokens_per_s=round(rate, 1),
+        seconds=round(trained / rate, 1),
+        jobs=jobs,
+    )
+
+
+def _job_cost(spec: JobSpec, lora_parameters: int) -> JobCost:
+    rows, held_out = spec.train_rows, spec.eval_rows
+    passes = spec.total_steps / cursor.steps_per_epoch(spec.train, rows.num_rows)
+    return JobCost(
+        name=spec.name,
+        rows=rows.num_rows,
+        eval_rows=held_out.num_rows if held_out else 0,
+        row_tokens=rows.num_tokens,
+        target_tokens=rows.num_target_tokens,
+        longest_row=rows.max_row_tokens,
+        truncated=rows.num_truncated + (held_out.num_truncated if held_out else 0),
+        steps=spec.total_steps,
+        trained_tokens=round(passes * rows.num_tokens),
+        lora_parameters=lora_parameters,
+        adapter_bytes=ADAPTER_BYTES_PER_PARAMETER * lora_parameters,
+    )
+
+
+def check_table(report: CheckReport) -> Table:
+    """The report for a terminal."""
+    from rich.table import Table
+
+    total = (
+        f"{report['steps']} steps, {report['trained_tokens']} tokens: about {report['seconds']:.0f} s "
+        f"at {report['tokens_per_s']:.0f} tokens/s. Base {report['base_bytes'] / 1e6:.0f} MB, "
+        f"adapters {report['adapter_bytes'] / 1e6:.1f} MB. {report['truncated']} rows cut to max_length."
+    )
+    table = Table(title=f"{report['base']} ({report['dtype']}), {len(report['jobs'])} jobs", caption=total)
+    table.add_column("job")
+    for column in ("rows", "eval", "longest", "cut", "steps", "tokens", "adapter MB"):
+        table.add_column(column, justify="right")
+    for job in report["jobs"]:
+        cells = (job["rows"], job["eval_rows"], job["longest_row"], job["truncated"], job["steps"])
+        megabytes = f"{job['adapter_bytes'] / 1e6:.2f}"
+        table.add_row(job["name"], *map(str, cells), str(job["trained_tokens"]), megabytes)
+    return table
