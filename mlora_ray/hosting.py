@@ -23,7 +23,6 @@ from mlora_ray.store.row_store import first_rows, read_rows
 from mlora_ray.types import (
     Ack,
     Assignment,
-    BaseSpec,
     BundleReport,
     CrossLosses,
     CrossRequest,
@@ -46,11 +45,6 @@ SHOW_EVERY_S = 0.2
 RATE_WINDOW_S = 15.0
 
 log = logging.getLogger(__name__)
-
-
-def base_id(base: BaseSpec) -> str:
-    """How hosts and policies name a base: the same weights in another dtype are another base."""
-    return f"{base.name}:{base.dtype}"
 
 
 @dataclasses.dataclass(slots=True)
@@ -86,7 +80,7 @@ class Hosting:
         save_attempts: int = SAVE_ATTEMPTS,
     ) -> None:
         self.host, self._engine, self._bundle_root = host, engine, bundle_root
-        self._base = base_id(engine.base.spec)
+        self._base = engine.base.spec.id
         self._elapsed_s, self._save_attempts = elapsed_s, save_attempts
         self._mail = Mailbox()
         self._held: dict[str, Held] = {}

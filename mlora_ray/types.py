@@ -74,6 +74,11 @@ class BaseSpec:
     path: str  # directory with config.json and *.safetensors
     dtype: str = "bfloat16"  # bfloat16 | float32
 
+    @property
+    def id(self) -> str:
+        """How hosts and policies name a base: the same weights in another dtype are another base."""
+        return f"{self.name}:{self.dtype}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsRef:
@@ -343,7 +348,7 @@ class HostInfo:
     activation_bytes: int
     adapter_bytes: int
     token_budget: int
-    max_resident: int
+    summary: str = ""  # the memory limit and what it buys, in a sentence
 
 
 class HostUsage(NamedTuple):

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from mlora_ray import serde
+from mlora_ray.errors import MloraError
 from mlora_ray.store.records import DatabaseError, Event, JobRecord, Ownership
 from mlora_ray.store.tables import (
     SCHEMA_VERSION,
@@ -55,12 +56,12 @@ class ControlDatabase:
             return row.id
 
     def bind_base(self, run: int, base_sha256: str) -> None:
-        """Note the hash of the base's weights. Raises DatabaseError when earlier runs used other weights."""
+        """Note the hash of the base's weights. Raises MloraError when earlier runs used other weights."""
         with self._transaction() as session:
             query = select(RunRow.base_sha256).where(RunRow.base_sha256 != "", RunRow.id != run).limit(1)
             before = session.scalars(query).first()
             if before and before != base_sha256:
-                raise DatabaseError(f"the base's weights have sha256 {base_sha256}, the run began with {before}")
+                raise MloraError(f"the base's weights have sha256 {base_sha256}, the run began with {before}")
             session.execute(update(RunRow).where(RunRow.id == run).values(base_sha256=base_sha256))
 
     def add_jobs(self, specs: Sequence[JobSpec], submitted_at_s: float) -> None:
