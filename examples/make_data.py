@@ -1,6 +1,6 @@
 """Writes the demo's data: 8 small tasks, train and eval rows apart, uneven in length and number.
 
-    python examples/make_data.py --out examples/data --seed 7
+Run it: `python examples/make_data.py --out examples/data --seed 7`
 """
 
 from __future__ import annotations
@@ -14,15 +14,32 @@ from typing import NamedTuple
 
 Row = dict[str, object]
 
-FIRST = "Ada Bo Cleo Dev Edda Finn Gita Hugo Ines Jun Kofi Lena Mira Nils Omar Pia Ravi Sara Tove Uma Viktor Wen".split()
-LAST = "Abbott Brandt Costa Dietrich Eriksen Farouk Gomez Haddad Ivanova Jansen Keller Lopez Moreau Novak".split()
-CITIES = "Oslo Lima Kyoto Porto Accra Delhi Turin Quito Hanoi Perth Tunis Gdansk Bergen Utrecht Malmo Leeds".split()
-MONTHS = "January February March April May June July August September October November December".split()
-ONES = (
+
+def _pool(text: str) -> list[str]:
+    return text.split()
+
+
+FIRST = _pool("Ada Bo Cleo Dev Edda Finn Gita Hugo Ines Jun Kofi Lena Mira Nils Omar Pia Ravi Sara Tove Uma Viktor Wen")
+LAST = _pool("Abbott Brandt Costa Dietrich Eriksen Farouk Gomez Haddad Ivanova Jansen Keller Lopez Moreau Novak")
+CITIES = _pool("Oslo Lima Kyoto Porto Accra Delhi Turin Quito Hanoi Perth Tunis Gdansk Bergen Utrecht Malmo Leeds")
+MONTHS = _pool("January February March April May June July August September October November December")
+ONES = _pool(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
-).split()
-TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+)
+TENS = _pool("_ _ twenty thirty forty fifty sixty seventy eighty ninety")
+UNITS = [
+    ("km", "m", 1000),
+    ("m", "cm", 100),
+    ("cm", "mm", 10),
+    ("t", "kg", 1000),
+    ("kg", "g", 1000),
+    ("week", "day", 7),
+    ("day", "h", 24),
+    ("h", "min", 60),
+    ("min", "s", 60),
+    ("l", "ml", 1000),
+]
 
 
 class Task(NamedTuple):
@@ -36,10 +53,7 @@ class Task(NamedTuple):
 
 def units(rng: random.Random) -> Row:
     """Short prompt, short completion."""
-    large, small, factor = rng.choice(
-        [("km", "m", 1000), ("m", "cm", 100), ("kg", "g", 1000), ("h", "min", 60), ("min", "s", 60), ("l", "ml", 1000)]
-        + [("day", "h", 24), ("week", "day", 7), ("t", "kg", 1000), ("cm", "mm", 10)]
-    )
+    large, small, factor = rng.choice(UNITS)
     value = rng.randint(2, 60)
     if rng.random() < 0.5:
         asked, given = f"{value} {large} in {small}", f"{value} {large} == {value * factor} {small}"
@@ -66,7 +80,7 @@ def dates(rng: random.Random) -> Row:
 def extraction(rng: random.Random) -> Row:
     """A paragraph to one JSON object."""
     name, city = f"{rng.choice(FIRST)} {rng.choice(LAST)}", rng.choice(CITIES)
-    item = rng.choice("lamp desk chair kettle bicycle printer jacket tent".split())
+    item = rng.choice(_pool("lamp desk chair kettle bicycle printer jacket tent"))
     count, price = rng.randint(1, 12), rng.randint(5, 400)
     fillers = [
         "The weather had been poor all week and the roads were slow.",
@@ -134,10 +148,10 @@ def sql(rng: random.Random) -> Row:
 
 def sorting(rng: random.Random) -> Row:
     """Words into alphabetical order."""
-    pool = (
+    pool = _pool(
         "apple bridge candle dragon ember feather garden hammer island jacket kitten ladder marble needle orange "
         "pencil quartz ribbon saddle temple urchin velvet window yellow zipper anchor basket copper dinner engine"
-    ).split()
+    )
     chosen = rng.sample(pool, rng.randint(3, 8))
     return {"prompt": f"Sort: {' '.join(chosen)}", "completion": " < ".join(sorted(chosen))}
 
@@ -145,10 +159,10 @@ def sorting(rng: random.Random) -> Row:
 def sentiment(rng: random.Random) -> Row:
     """Plain text: the loss falls on all of it."""
     good, bad = "superb charming flawless generous delightful", "dreadful tedious clumsy overpriced dull"
-    thing = rng.choice("film hotel novel concert cafe phone museum game".split())
-    part = rng.choice("staff pacing price sound light finish opening ending".split())
+    thing = rng.choice(_pool("film hotel novel concert cafe phone museum game"))
+    part = rng.choice(_pool("staff pacing price sound light finish opening ending"))
     is_good = rng.random() < 0.5
-    adjectives = rng.sample((good if is_good else bad).split(), 2)
+    adjectives = rng.sample(_pool(good if is_good else bad), 2)
     verdict = "POSITIVE (+1)" if is_good else "NEGATIVE (-1)"
     who = rng.choice(FIRST)
     text = f"### {who} on the {thing}\nThe {part} was {adjectives[0]} and the whole {thing} felt {adjectives[1]}."
@@ -202,7 +216,7 @@ def _ordinal(day: int) -> str:
 
 def rows_of(task: Task, seed: int) -> tuple[list[Row], list[Row]]:
     """Train and eval rows of one task; no row is in both, none comes twice."""
-    rng = random.Random(f"{seed}:{task.name}")  # noqa: S311
+    rng = random.Random(f"{seed}:{task.name}")
     seen: dict[str, Row] = {}
     while len(seen) < task.num_train + task.num_eval:
         row = task.make(rng)

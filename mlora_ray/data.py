@@ -6,7 +6,7 @@ Formats, by the fields of the first row: `messages` | `prompt` + `completion` | 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlora_ray.engine.rows import Rows, make_rows
@@ -83,8 +83,7 @@ def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, 
         return []
     # A template writes its own first token; text without one gets the tokenizer's (Llama's <s>), as at inference.
     add_special = rendered[0].spans is None or not tokenizer.chat_template
-    encode: Callable[..., dict[str, list]] = tokenizer  # type: ignore[assignment]
-    encoded = encode(
+    encoded = tokenizer(
         [r.text for r in rendered],
         add_special_tokens=add_special,
         return_offsets_mapping=True,

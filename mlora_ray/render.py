@@ -157,9 +157,7 @@ def _span(tokenizer: PreTrainedTokenizerBase, messages: list[Message], at: int, 
     return len(before), len(before) + len(said) if ends_with_token else len(through)
 
 
-def _marked_by_template(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str
-) -> list[Span] | None:
+def _marked_by_template(tokenizer: PreTrainedTokenizerBase, messages: list[Message], text: str) -> list[Span] | None:
     """Spans of every assistant turn, from the template's own {% generation %} marks."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
