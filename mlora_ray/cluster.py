@@ -1,0 +1,65 @@
+"""The Ray cluster of a run: an embedded one of its own, or a running one by address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlora_ray.errors import InputError, Mistake
+
+MAX_TEMP_DIR = 40  # characters: a unix socket's path has 107, and Ray adds up to 65
+OBJECT_STORE_BYTES = 128 << 20  # only orders and reports pass through it
+
+
+@contextmanager
+def embedded(*, num_cpus: int, note: Path) -> Iterator[None]:
+    """A private cluster on this machine; it ends with the block, or with this process however that ends.
+
+    `note` holds its directory while it lives, so that the next run can remove what a killed one left.
+    """
+    import ray
+
+    if note.exists():
+        shutil.rmtree(note.read_text(encoding="utf-8").strip() or "-", ignore_errors=True)
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= MAX_TEMP_DIR - 12 else "/tmp"
+    folder = tempfile.mkdtemp(prefix="mlora-", dir=short)
+    note.write_text(folder, encoding="utf-8")
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        note.unlink(missing_ok=True)
+
+
+@contextmanager
+def running(address: str) -> Iterator[None]:
+    """A running cluster. Raises InputError when it does not answer."""
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        allowed = f"the address of a running Ray cluster, or none for one of our own: {error}"
+        raise InputError([Mistake(file="command line", field="--address", value=address, allowed=allowed)]) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

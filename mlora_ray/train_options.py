@@ -1,0 +1,63 @@
+"""What `mlora-ray train` was asked on the command line, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from mlora_ray.errors import InputError, Mistake
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Sizes in bytes; 0 and "" mean: choose."""
+
+    job_file: str
+    out: str
+    command: str
+    address: str = ""
+    is_resume: bool = False
+    is_overwrite: bool = False
+    memory_limit_bytes: int = 0
+    adapter_memory_bytes: int = 0
+    token_budget: int = 0
+    threads: int = 0
+    device: str = "auto"
+    policy: str = "fifo"
+    is_json: bool = False
+
+
+def parse_bytes(text: str, field: str) -> int:
+    """`8GB`, `512MiB`, `1.5g` or a plain number, in bytes; 0 for an empty text. Raises InputError."""
+    if not text:
+        return 0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    size = int(float(match[1]) * UNITS[match[2] or ""]) if match else 0
+    if size <= 0:
+        raise mistake(field, text, "a size above zero, such as 8GB, 512MiB or 2000000000")
+    return size
+
+
+def choose_device(device: str) -> str:
+    """`auto` is the GPU where there is one. Raises InputError for a device that is not here."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise mistake("--device", device, "cpu or auto: no CUDA device can be used here")
+    if device not in ("cpu", "cuda"):
+        raise mistake("--device", device, "auto, cpu or cuda")
+    return device
+
+
+def choose_threads(threads: int, num_hosts: int = 1) -> int:
+    """The given number, or this process's cores shared among the hosts."""
+    return threads or max(1, len(os.sched_getaffinity(0)) // num_hosts)
+
+
+def mistake(field: str, value: str, allowed: str) -> InputError:
+    return InputError([Mistake(file="command line", field=field, value=value, allowed=allowed)])
