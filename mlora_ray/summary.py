@@ -170,4 +170,7 @@ def _last_line(summary: Mapping[str, Any]) -> str:
 
 
 def _plain(console: Console, line: str, style: str | None = None) -> None:
-    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(line, file=console.file)  # rich would turn each tab into spaces

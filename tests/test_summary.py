@@ -1,0 +1,111 @@
+"""summary.json: states, sums and strict JSON; its table on a terminal and its lines without one."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import TASKS, make_run
+from rich.console import Console
+
+from mlora_ray.errors import StorageError
+from mlora_ray.run_files import read_metrics
+from mlora_ray.summary import build_summary, mean_rate, print_summary, write_summary
+
+
+def _strict(path: Path) -> Any:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def _build(run_dir: Path, **fields: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {"command": "c", "device": "cpu", "base": "tiny-llama", "started_at": "2026-01-01T00:00:00"}
+    facts |= {"wall_s": 2.0, "cpu_s": 3.5, "peak_bytes": 10, "failed": {}, "cross_eval": None, "throughput": []}
+    return build_summary(str(run_dir), **(facts | fields))
+
+
+def test_a_run_in_numbers(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", failed={"dates": "loss is inf at step 9"}, num_steps=20)
+    held = _strict(run_dir / "summary.json")
+    assert [job["name"] for job in held["jobs"]] == list(TASKS)
+    assert held["num_jobs"] == 8
+    assert held["failed"] == [{"name": "dates", "error": "loss is inf at step 9"}]
+    assert held["succeeded"] == [name for name in TASKS if name != "dates"]
+    lines = {name: read_metrics(run_dir / name / "metrics.jsonl") for name in TASKS}
+    assert held["tokens"] == sum(line["num_tokens"] for steps in lines.values() for line in steps)
+    sql = next(job for job in held["jobs"] if job["name"] == "sql")
+    assert sql["steps"] == len(lines["sql"])
+    assert sql["eval_loss"] == json.loads((run_dir / "sql" / "eval.json").read_text())["adapter"]["loss"]
+    last = lines["sql"][-max(1, len(lines["sql"]) // 10) :]
+    assert sql["train_loss"] == pytest.approx(sum(line["loss"] for line in last) / len(last))
+
+
+def test_not_a_number_becomes_null(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=9, nan_from={"dates": 1})
+    cross = {"adapters": ["dates"], "rows": ["dates"], "loss": [[float("nan")]], "base_loss": [float("inf")]}
+    path = write_summary(str(run_dir), _build(run_dir, cross_eval=cross, wall_s=float("inf")))
+    held = _strict(Path(path))
+    assert held["cross_eval"] == {"adapters": ["dates"], "rows": ["dates"], "loss": [[None]], "base_loss": [None]}
+    assert next(job for job in held["jobs"] if job["name"] == "dates")["train_loss"] is None
+    assert held["wall_s"] is None
+    assert not list(run_dir.glob("*.tmp"))
+
+
+def test_states_of_unfinished_jobs_and_the_order_given(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
+    (run_dir / "dates" / "adapter_model.safetensors").unlink()
+    held = _build(run_dir, order=["waiting", "dates", "unit-conversion"])
+    states = {job["name"]: job["state"] for job in held["jobs"]}
+    assert states == {"waiting": "QUEUED", "dates": "PAUSED", "unit-conversion": "SUCCEEDED"}
+    assert list(states) == ["waiting", "dates", "unit-conversion"]
+
+
+def test_rates(tmp_path: Path) -> None:
+    samples = [{"t_s": 1.0, "tokens_per_s": 100.0}, {"t_s": 4.0, "tokens_per_s": 20.0}]
+    assert mean_rate(samples) == pytest.approx((100 + 3 * 20) / 4)
+    assert mean_rate([]) is None
+    assert _build(tmp_path)["tokens_per_s"] == 0.0
+    assert _build(tmp_path, wall_s=0.0)["tokens_per_s"] is None
+
+
+def test_metrics_of_a_resumed_and_of_a_killed_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"step": 3, "lo')
+    assert [line["loss"] for line in read_metrics(path)] == [3.0, 1.5]
+    path.write_text('{"step": 1, "loss": 3.0}\nbroken\n{"step": 2, "loss": 2.0}\n')
+    with pytest.raises(StorageError, match=r"metrics\.jsonl:2"):
+        read_metrics(path)
+
+
+def test_printed_on_a_terminal_and_without_one(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", num_steps=8, failed={"dates": "loss is [bold]inf[/bold]"})
+    summary = json.loads((run_dir / "summary.json").read_text())
+    terminal = Console(width=130, force_terminal=True, color_system=None, file=io.StringIO())
+    print_summary(summary, terminal)
+    text = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert all(name in text for name in TASKS)
+    assert "7 of 8 jobs succeeded · 1 failed" in text
+    assert "failed dates: loss is [bold]inf[/bold]" in text
+    plain = Console(width=40, force_terminal=False, file=io.StringIO())
+    print_summary(summary, plain)
+    lines = plain.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].split("\t")[:3] == ["job", "state", "steps"]
+    assert lines[1].startswith("dates\tFAILED")
+    assert len(lines) == 1 + 8 + 2
+
+
+def test_many_jobs_are_cut_with_what_failed_first(tmp_path: Path) -> None:
+    jobs = [{"name": f"j{i}", "state": "SUCCEEDED", "steps": 1, "tokens": 2, "train_loss": 1.0, "base_eval_loss": None,
+             "eval_loss": None, "seconds": 1.0, "weights_sha256": "ab" * 32} for i in range(100)]  # fmt: skip
+    jobs[99] |= {"state": "FAILED"}
+    summary = _build(tmp_path) | {"jobs": jobs, "num_jobs": 100, "failed": [{"name": "j99", "error": "x"}]}
+    console = Console(width=100, force_terminal=False, file=io.StringIO())
+    print_summary(summary, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[1].startswith("j99")
+    assert "… and 60 more jobs in summary.json" in lines
