@@ -8,7 +8,6 @@ All time comes in as `RunStatus.elapsed_s`; the view holds no state but what it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -19,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlora_ray.types import JobState
+from mlora_ray.types import JobState, JobStatus, RunStatus
 from mlora_ray.units import show_bytes, show_loss, show_rate, show_seconds
 
 if TYPE_CHECKING:
@@ -28,63 +27,12 @@ if TYPE_CHECKING:
 PLAIN_EVERY_S = 5.0
 REDRAWS_PER_S = 8.0
 HEAD_LINES = 3  # the whole on top, and the cursor's own line
+NAMED_PHASES = ("evaluating", "saving")  # stand where the rate is while nothing trains
 STATE_WIDTH = 9
 MIN_NOTE_WIDTH = 11  # "loss 1.2345"
 WIDE_COLUMNS = 76  # narrower terminals go without the jobs' bars
 STYLES = {JobState.SUCCEEDED: "green", JobState.FAILED: "bold red", JobState.CANCELLED: "yellow"}
 SHOWN_FIRST = (JobState.TRAINING, JobState.MIGRATING, JobState.FAILED, JobState.PLACED, JobState.PAUSED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus:
-    """One job right now. `loss` is NaN before its first step."""
-
-    name: str
-    state: JobState
-    step: int
-    total_steps: int
-    loss: float = float("nan")
-    num_tokens: int = 0
-    tokens_per_s: float = 0.0
-    is_resident: bool = False
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStatus:
-    """The whole run right now. `done_tokens` of `total_tokens`; a limit of 0 means unknown."""
-
-    jobs: tuple[JobStatus, ...]
-    tokens_per_s: float = 0.0
-    memory_bytes: int = 0
-    memory_limit_bytes: int = 0
-    token_budget: int = 0  # tokens of one packed row
-    elapsed_s: float = 0.0
-    total_tokens: int = 0
-    done_tokens: int = 0
-
-    @property
-    def share_done(self) -> float:
-        """0 to 1, by tokens; by jobs when the tokens are unknown."""
-        if self.total_tokens > 0:
-            return min(1.0, self.done_tokens / self.total_tokens)
-        return sum(job.state.is_final for job in self.jobs) / max(1, len(self.jobs))
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds to go at the present rate; None when unknown."""
-        left = self.total_tokens - self.done_tokens
-        return max(0, left) / self.tokens_per_s if self.tokens_per_s > 0 and self.total_tokens > 0 else None
-
-    def counts(self) -> str:
-        """`3 training · 4 waiting · 1 done`."""
-        done = sum(job.state is JobState.SUCCEEDED for job in self.jobs)
-        failed = sum(job.state is JobState.FAILED for job in self.jobs)
-        cancelled = sum(job.state is JobState.CANCELLED for job in self.jobs)
-        training = sum(job.state is JobState.TRAINING for job in self.jobs)
-        waiting = len(self.jobs) - done - failed - cancelled - training
-        named = {"training": training, "waiting": waiting, "done": done, "failed": failed, "cancelled": cancelled}
-        return " · ".join(f"{number:,} {name}" for name, number in named.items() if number)
 
 
 class ProgressView:
@@ -122,7 +70,7 @@ class ProgressView:
                 if not self._live or job.state is JobState.FAILED:
                     self._print(end_line(job), STYLES[job.state])
         due_s = 1 / REDRAWS_PER_S if self._live else PLAIN_EVERY_S
-        if status.elapsed_s - self._printed_at_s < due_s and status.share_done < 1:
+        if status.elapsed_s - self._printed_at_s < due_s:
             return
         self._printed_at_s = status.elapsed_s
         if self._live:
@@ -137,7 +85,8 @@ class ProgressView:
 def plain_line(status: RunStatus) -> str:
     """The whole in one line."""
     done = f"{status.done_tokens:,}/{status.total_tokens:,} tokens" if status.total_tokens else ""
-    parts = [f"{status.share_done:6.1%}", done, f"{show_rate(status.tokens_per_s)} tokens/s"]
+    pace = status.phase if status.phase in NAMED_PHASES else f"{show_rate(status.tokens_per_s)} tokens/s"
+    parts = [f"{status.share_done:6.1%}", done, pace]
     left = f", {show_seconds(status.eta_s)} left" if _runs(status) else ""
     parts.append(f"{show_seconds(status.elapsed_s)} gone{left}")
     parts += [_memory(status), status.counts()]
@@ -198,8 +147,9 @@ def _head(status: RunStatus, width: int) -> RenderableType:
     top.add_column(no_wrap=True, overflow="ellipsis")
     bar = ProgressBar(total=1, completed=status.share_done, width=max(6, min(30, width // 3)))
     eta = f"{show_seconds(status.eta_s)} left" if _runs(status) else f"{show_seconds(status.elapsed_s)} gone"
+    pace = status.phase if status.phase in NAMED_PHASES else f"{show_rate(status.tokens_per_s)} tokens/s"
     facts = Text(f"{status.share_done:.1%}", style="bold", no_wrap=True, overflow="ellipsis")
-    facts.append(f" · {show_rate(status.tokens_per_s)} tokens/s · {eta}", style="not bold")
+    facts.append(f" · {pace} · {eta}", style="not bold")
     top.add_row(bar, facts)
     below = Text(style="dim", no_wrap=True, overflow="ellipsis")
     if status.memory_bytes:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.errors import InputError, MloraError
-from mlora_ray.progress import JobStatus, ProgressView, RunStatus
+from mlora_ray.progress import ProgressView
 from mlora_ray.retrain import RECORDED, first_difference, machine_differences, read_recorded, train_again
 from mlora_ray.run_files import finite, read_metrics
-from mlora_ray.types import JobSpec, JobState, StepReport
+from mlora_ray.types import JobSpec, JobState, JobStatus, RunStatus, StepReport
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ import io
 import pytest
 from rich.console import Console
 
-from mlora_ray.progress import JobStatus, ProgressView, RunStatus, choose, draw
-from mlora_ray.types import JobState
+from mlora_ray.progress import ProgressView, choose, draw
+from mlora_ray.types import JobState, JobStatus, RunStatus
 from mlora_ray.units import show_bytes, show_loss, show_seconds
 
 LONG_ERROR = "loss is inf at step 5:\nlearning_rate 10.0 is too high for [red]this[/red] adapter"
@@ -116,6 +116,17 @@ def test_an_error_inside_passes_through() -> None:
     with pytest.raises(KeyboardInterrupt), view:
         raise KeyboardInterrupt
     assert "40.0%" in _text(console)
+
+
+def test_evaluating_and_saving_are_said() -> None:
+    status = dataclasses.replace(_run(_job("a", step=10), done=10_000), phase="evaluating")
+    assert "100.0% · evaluating · 10.0 s gone" in _drawn(status, 100, 10)[0]
+    console = _plain()
+    with ProgressView(console) as view:
+        view.update(status)
+        view.update(dataclasses.replace(status, elapsed_s=10.2))
+        view.update(dataclasses.replace(status, elapsed_s=16.0))
+    assert [line.count("evaluating") for line in _text(console).splitlines()] == [1, 1]
 
 
 def test_nothing_known_yet() -> None:
