@@ -75,9 +75,16 @@ def render(row: dict[str, object], row_format: str, tokenizer: PreTrainedTokeniz
 
 
 def _string(row: dict[str, object], field: str) -> str:
-    value = row[field]
+    return _text(row[field], field)
+
+
+def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
         raise RowError(field, value, f"a string, not {_kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(field, ascii(value), "text without halves of surrogate pairs") from None
     return value
 
 
@@ -86,8 +93,8 @@ def _kind(value: object) -> str:
 
 
 def _messages(value: object, field: str) -> list[Message]:
-    if isinstance(value, str):
-        return [{"role": "user" if field == "prompt" else "assistant", "content": value}]
+    if isinstance(value, str) and field != "messages":
+        return [{"role": "user" if field == "prompt" else "assistant", "content": _text(value, field)}]
     if not isinstance(value, list) or (not value and field != "prompt"):
         raise RowError(field, value, "a list of {role, content} that is not empty")
     out: list[Message] = []
@@ -97,9 +104,7 @@ def _messages(value: object, field: str) -> list[Message]:
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise RowError(f"{field}[{i}].role", role, f"one of {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise RowError(f"{field}[{i}].content", content, f"a string, not {_kind(content)}")
-        out.append({"role": role, "content": content})
+        out.append({"role": role, "content": _text(content, f"{field}[{i}].content")})
     return out
 
 
