@@ -80,7 +80,11 @@ def write_workload(folder: Path, workload: str, base: BaseSpec, sources: list[Pa
             max_length=MAX_LENGTH,
             seed=SEED + i,
         )
-        jobs.append(_write_job(folder, f"{source.stem}-{i}", base, LoraSpec(r=lora_rank), train, rows, source.name))
+        jobs.append(
+            _write_job(
+                folder, f"{source.name.split('.')[0]}-{i}", base, LoraSpec(r=lora_rank), train, rows, source.name
+            )
+        )
     text = "".join(serde.dumps(job.spec) + "\n" for job in jobs)
     (folder / "jobs.jsonl").write_text(text, encoding="utf-8")
     return jobs
@@ -124,8 +128,8 @@ def demo_sources(folder: Path) -> list[Path]:
         raise InputError(
             [Mistake(file="bench peft", field="examples/make_data.py", value=str(script), allowed=allowed)]
         )
-    runpy.run_path(str(script))["make_data"](folder)
-    return sorted(folder.rglob("*train*.jsonl"))
+    runpy.run_path(str(script))["write_all"](folder, SEED)
+    return sorted(folder.rglob("*.train.jsonl"))
 
 
 def convert_sources(data: Path, folder: Path) -> list[Path]:
