@@ -7,6 +7,7 @@ thrown away, come before the clock on both sides; making the adapters is outside
 `process`  PEFT, the job number JOB alone; waits for a line on standard input between warm-up and clock
 `ours`     the engine, all jobs at once
 `alone`    the engine, one job after another
+`residents` the engine, the first job, then all others beside it: how much memory they add
 `gemm`     the base's linear layers alone, forward and input gradient, no model around them
 """
 
@@ -34,6 +35,7 @@ def main(kind: str, folder: Path, threads: int, job: int = 0) -> None:
     torch.manual_seed(0)
     jobs = read_workload(folder)
     runs = {"peft": run_peft, "process": run_process, "ours": run_ours, "alone": run_alone, "gemm": run_gemm}
+    runs["residents"] = run_residents
     found = runs[kind]([jobs[job]] if kind == "process" else jobs)
     print(json.dumps({"kind": kind, "peak_bytes": measure.peak_bytes(), **found}), flush=True)
 
@@ -66,9 +68,10 @@ def run_process(jobs: list[BenchJob]) -> dict[str, Any]:
     print("ready", flush=True)
     sys.stdin.readline()
     watch = measure.Stopwatch()
+    private = 0
     for _ in _train_with_peft(model, jobs[0], max_steps=jobs[0].spec.total_steps):
-        pass
-    return _spent(jobs, watch.read())
+        private = max(private, measure.private_bytes())
+    return {**_spent(jobs, watch.read()), "private_bytes": private}
 
 
 def _load_for_peft(job: BenchJob) -> Any:
@@ -137,6 +140,24 @@ def run_alone(jobs: list[BenchJob]) -> dict[str, Any]:
     return {**_spent(jobs, total), "job_wall_s": {name: s.wall_s for name, s in spent.items()}}
 
 
+def run_residents(jobs: list[BenchJob]) -> dict[str, Any]:
+    """Growth of this process from one resident adapter, after full packed rows, to all of them."""
+    with tempfile.TemporaryDirectory() as pages:
+        engine = _load_engine(jobs, pages)
+        _finish(engine, jobs[:1], is_evicted=False)
+        resident, peak = measure.resident_bytes(), measure.peak_bytes()
+        _finish(engine, jobs[1:], is_evicted=False)
+        grown = measure.resident_bytes() - resident
+        held = [engine.progress(job.spec.name) for job in jobs]
+        assert all(p.is_resident for p in held), "an adapter was paged out: too little memory for this measurement"
+        return {
+            "num_parameters": engine.layout(jobs[0].spec).size,
+            "resident_growth_bytes": grown,
+            "peak_growth_bytes": measure.peak_bytes() - peak,
+            "first_peak_bytes": peak,
+        }
+
+
 def _load_engine(jobs: list[BenchJob], pages: str) -> Any:
     import psutil
     import torch
@@ -157,7 +178,7 @@ def _warm_up(jobs: list[BenchJob]) -> list[BenchJob]:
     return [BenchJob(spec, job.rows) for spec, job in zip(specs, jobs, strict=True)]
 
 
-def _finish(engine: Any, jobs: list[BenchJob]) -> dict[str, measure.Spent]:
+def _finish(engine: Any, jobs: list[BenchJob], is_evicted: bool = True) -> dict[str, measure.Spent]:
     """Train `jobs` together to their end: when each took its last step, and under "" when all had."""
     for job in jobs:
         engine.admit(job.spec, job.rows, None)
@@ -172,7 +193,7 @@ def _finish(engine: Any, jobs: list[BenchJob]) -> dict[str, measure.Spent]:
                 ended[report.job] = watch.read()
     ended[""] = watch.read()
     assert ended.keys() >= steps.keys(), f"jobs without a last step: {sorted(steps.keys() - ended.keys())}"
-    for job in jobs:
+    for job in jobs if is_evicted else []:
         engine.evict(job.spec.name)
     return ended
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -94,6 +95,12 @@ def machine(threads: int) -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("torch", "transformers", "peft", "numpy")},
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(NOTED_ENVIRONMENT)},
     }
+
+
+def result(threads: int, seed: int, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """What every benchmark gives: {command, commit, machine, seed, rows}."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {"command": command, "commit": commit(), "machine": machine(threads), "seed": seed, **more, "rows": rows}
 
 
 def _cpu_line(key: str) -> str:

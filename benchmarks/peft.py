@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from mlora_ray.benchmarks import measure, workloads
+from mlora_ray.errors import InputError, Mistake
 from mlora_ray.units import show_bytes
 
 CHILD_TIMEOUT_S = 1800
@@ -58,7 +58,10 @@ def run(
     log: Log = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> dict[str, Any]:
     """Benchmark one workload, or all that need no --data: {command, commit, machine, rows}. Raises InputError."""
-    names = [workload or "data"] if data else [workload] if workload else ["mixed", "batch1"]
+    if workload and workload not in workloads.WORKLOADS:
+        allowed = " or ".join(workloads.WORKLOADS)
+        raise InputError([Mistake(file="bench peft", field="--workload", value=workload, allowed=allowed)])
+    names = ["data"] if data else [workload] if workload else ["mixed", "batch1"]
     from mlora_ray.bases import resolve_base
 
     spec = resolve_base(base, dtype)
@@ -71,17 +74,9 @@ def run(
             files = workloads.convert_sources(Path(data), sources) if data else workloads.demo_sources(sources)
             jobs = workloads.write_workload(folder, name, spec, files, steps or workloads.STEPS[name])
             log(_describe(name, jobs))
-            bench = _Bench(folder, jobs, threads, log)
+            bench = Bench(folder, jobs, threads, log)
             rows.append({"workload": name, "dtype": dtype, **bench.measure(repeats, with_processes, with_alone)})
-    return {
-        "command": shlex.join(["mlora-ray", *sys.argv[1:]]),
-        "commit": measure.commit(),
-        "machine": measure.machine(threads),
-        "seed": workloads.SEED,
-        "base": base,
-        "repeats": repeats,
-        "rows": rows,
-    }
+    return measure.result(threads, workloads.SEED, rows, base=base, repeats=repeats)
 
 
 def _describe(name: str, jobs: list[workloads.BenchJob]) -> str:
@@ -90,7 +85,7 @@ def _describe(name: str, jobs: list[workloads.BenchJob]) -> str:
     return f"{name}: {len(jobs)} jobs ({shapes}), {work.num_steps} steps, {work.num_tokens:,} tokens"
 
 
-class _Bench:
+class Bench:
     """One workload on disk and the contestants that run it."""
 
     def __init__(self, folder: Path, jobs: list[workloads.BenchJob], threads: int, log: Log) -> None:
@@ -102,11 +97,11 @@ class _Bench:
         for repeat in range(repeats):
             # The order turns with each repeat: none is always first on a machine that has just been idle.
             for kind in (*CONTESTANTS[repeat % 3 :], *CONTESTANTS[: repeat % 3]):
-                found[kind].append(self._child(kind))
+                found[kind].append(self.child(kind))
                 self.log(f"  repeat {repeat + 1}/{repeats} {_one_line(found[kind][-1])}")
         row = _compare(found, _flop(self.jobs[0].spec.base.path), workloads.work_of(self.jobs))
         if with_alone:
-            row.update(_fairness(found["ours"], self._child("alone")))
+            row.update(_fairness(found["ours"], self.child("alone")))
         if with_processes:
             row.update(self._processes())
         return row
@@ -135,13 +130,26 @@ class _Bench:
         held: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
         return held
 
-    def _child(self, kind: str) -> dict[str, Any]:
+    def child(self, kind: str) -> dict[str, Any]:
+        """What one contestant spent."""
         return self._end(kind, self._start(kind))
 
     def _processes(self) -> dict[str, Any]:
-        """N PEFT processes at once, as many jobs as memory holds; the clock starts when all are warm."""
+        """N PEFT processes at once, as many jobs as memory holds."""
         fit = int(MEMORY_SHARE * psutil.virtual_memory().available / PROCESS_BYTES_GUESS)
-        count = max(1, min(len(self.jobs), fit))
+        ended = self.together(max(1, min(len(self.jobs), fit)))
+        tokens = sum(e["num_tokens"] for e in ended)
+        held = {
+            "processes": len(ended),
+            "processes_tokens_per_cpu_s": tokens / sum(e["cpu_s"] for e in ended),
+            "processes_tokens_per_s": tokens / max(e["wall_s"] for e in ended),
+            "processes_peak_bytes": sum(e["peak_bytes"] for e in ended),
+        }
+        self.log(f"  {len(ended)} PEFT processes: {held['processes_tokens_per_cpu_s']:.0f} tokens/CPU-s")
+        return held
+
+    def together(self, count: int) -> list[dict[str, Any]]:
+        """The first `count` jobs, each in a PEFT process of its own; the clock starts when all are warm."""
         children = [self._start("process", str(i)) for i in range(count)]
         try:
             for child in children:
@@ -152,19 +160,10 @@ class _Bench:
                 assert child.stdin
                 child.stdin.write("go\n")
                 child.stdin.flush()
-            ended = [self._end("process", child, str(i)) for i, child in enumerate(children)]
+            return [self._end("process", child, str(i)) for i, child in enumerate(children)]
         finally:
             for child in children:
                 child.kill()
-        tokens = sum(e["num_tokens"] for e in ended)
-        held = {
-            "processes": count,
-            "processes_tokens_per_cpu_s": tokens / sum(e["cpu_s"] for e in ended),
-            "processes_tokens_per_s": tokens / max(e["wall_s"] for e in ended),
-            "processes_peak_bytes": sum(e["peak_bytes"] for e in ended),
-        }
-        self.log(f"  {count} PEFT processes: {held['processes_tokens_per_cpu_s']:.0f} tokens/CPU-s")
-        return held
 
 
 def _one_line(found: dict[str, Any]) -> str:

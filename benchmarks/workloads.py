@@ -21,7 +21,7 @@ from mlora_ray.engine.rows import Rows, from_bytes, rows_sha256, to_bytes
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef, TrainSpec
 
-WORKLOADS = ("mixed", "batch1", "data")
+WORKLOADS = ("mixed", "batch1")  # and "data", which --data asks for
 # (rank, batch) of job i: every rank and every batch twice in the first eight, no rank tied to one batch.
 SHAPES = ((4, 1), (8, 2), (16, 4), (32, 8), (32, 1), (16, 2), (8, 4), (4, 8))
 STEPS = {"mixed": 4, "batch1": 8, "data": 3}
@@ -85,9 +85,14 @@ def write_workload(folder: Path, workload: str, base: BaseSpec, sources: list[Pa
                 folder, f"{source.name.split('.')[0]}-{i}", base, LoraSpec(r=lora_rank), train, rows, source.name
             )
         )
+    write_jobs(folder, jobs)
+    return jobs
+
+
+def write_jobs(folder: Path, jobs: list[BenchJob]) -> None:
+    """jobs.jsonl; the rows files that the specs name are there already."""
     text = "".join(serde.dumps(job.spec) + "\n" for job in jobs)
     (folder / "jobs.jsonl").write_text(text, encoding="utf-8")
-    return jobs
 
 
 def _write_job(
