@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ def build_summary(
     names = list(dict.fromkeys([*order, *job_names(folder), *failed]))
     jobs = [_job_entry(folder, name, failed.get(name)) for name in names]
     tokens = sum(job["tokens"] for job in jobs)
+    samples = while_training(throughput)
     summary = {
         "command": command,
         "base": base,
@@ -55,24 +57,35 @@ def build_summary(
         "succeeded": [job["name"] for job in jobs if job["state"] == JobState.SUCCEEDED],
         "failed": [{"name": name, "error": failed[name]} for name in names if name in failed],
         "tokens": tokens,
-        "tokens_per_s": mean_rate(throughput) or (tokens / wall_s if wall_s > 0 else None),
+        "tokens_per_s": mean_rate(samples) or (tokens / wall_s if wall_s > 0 else None),
         "peak_bytes": peak_bytes,
         "jobs": jobs,
         "cross_eval": dict(cross_eval) if cross_eval else None,
-        "throughput": [dict(sample) for sample in throughput],
+        "throughput": samples,
     }
     cleaned: dict[str, Any] = finite(summary)
     return cleaned
 
 
+def while_training(throughput: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The samples without the zeros before the first step and without the last rate said again after the end."""
+    held = [dict(sample) for sample in throughput]
+    rates = [number(sample["tokens_per_s"]) or 0.0 for sample in held]
+    first = next((at for at, rate in enumerate(rates) if rate > 0), len(held))
+    last = len(held) - 1
+    while last > 0 and rates[last] == rates[last - 1]:
+        last -= 1
+    return held[max(0, first - 1) : last + 1]
+
+
 def mean_rate(throughput: Sequence[Mapping[str, float]]) -> float | None:
     """Tokens per second over the sampled time: each sample holds since the one before it. None without samples."""
-    tokens = before = 0.0
-    for sample in throughput:
-        rate, at = number(sample["tokens_per_s"]), float(sample["t_s"])
-        tokens += (rate or 0.0) * max(0.0, at - before)
-        before = max(before, at)
-    return tokens / before if before > 0 else None
+    pairs = [(float(sample["t_s"]), number(sample["tokens_per_s"]) or 0.0) for sample in throughput]
+    if not pairs:
+        return None
+    spans = [(rate, at - before) for (before, _), (at, rate) in itertools.pairwise(pairs) if at > before]
+    span_s = sum(span for _, span in spans)
+    return sum(rate * span for rate, span in spans) / span_s if span_s > 0 else pairs[-1][1]
 
 
 def write_summary(run_dir: str, summary: Mapping[str, Any]) -> str:

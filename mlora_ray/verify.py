@@ -42,6 +42,9 @@ class VerifyResult:
 
 def run_verify(job_dir: str, force: bool, as_json: bool) -> int:
     """The command: prints the result, answers the exit code. Differences of the machine refuse, unless `force`."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         with _Watch(job_dir) as watch:
             result = verify(job_dir, force=force, on_step=watch)
@@ -120,10 +123,9 @@ class _Watch:
         self._view = ProgressView(Console(stderr=True))
         self._total = sum(int(step.get("num_tokens", 0)) for step in read_metrics(Path(job_dir) / "metrics.jsonl"))
         self._done = 0
-        self._started_s = 0.0
+        self._started_s: float | None = None
 
     def __enter__(self) -> _Watch:
-        self._started_s = time.perf_counter()
         self._view.__enter__()
         return self
 
@@ -131,6 +133,8 @@ class _Watch:
         self._view.__exit__(*error)
 
     def __call__(self, spec: JobSpec, report: StepReport) -> None:
+        if self._started_s is None:  # the base is loaded: from here on it trains
+            self._started_s = time.perf_counter() - report.seconds
         self._done += report.num_tokens
         elapsed_s = time.perf_counter() - self._started_s
         is_last = report.step >= spec.total_steps

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mlora_ray.errors import StorageError
 from mlora_ray.run_files import read_metrics
-from mlora_ray.summary import build_summary, mean_rate, print_summary, write_summary
+from mlora_ray.summary import build_summary, mean_rate, print_summary, while_training, write_summary
 
 
 def _strict(path: Path) -> Any:
@@ -66,8 +66,12 @@ def test_states_of_unfinished_jobs_and_the_order_given(tmp_path: Path) -> None:
 
 
 def test_rates(tmp_path: Path) -> None:
-    samples = [{"t_s": 1.0, "tokens_per_s": 100.0}, {"t_s": 4.0, "tokens_per_s": 20.0}]
-    assert mean_rate(samples) == pytest.approx((100 + 3 * 20) / 4)
+    rates = [0.0, 0.0, 100.0, 20.0, 30.0, 30.0, 30.0]
+    samples = [{"t_s": at, "tokens_per_s": rate} for at, rate in zip([1.0, 2, 3, 6, 7, 8, 9], rates, strict=True)]
+    assert [sample["t_s"] for sample in while_training(samples)] == [2, 3, 6, 7]
+    assert mean_rate(while_training(samples)) == pytest.approx((100 + 3 * 20 + 30) / 5)
+    assert _build(tmp_path, throughput=samples)["tokens_per_s"] == pytest.approx(38)
+    assert while_training(samples[:2]) == []
     assert mean_rate([]) is None
     assert _build(tmp_path)["tokens_per_s"] == 0.0
     assert _build(tmp_path, wall_s=0.0)["tokens_per_s"] is None
