@@ -74,7 +74,7 @@ class Hosts:
     def tick(self, placement: Placement) -> None:
         """One round: tell every host, hear every answer, fence off and replace who does not answer."""
         ticks = placement.plan()
-        sent = {name: line for name, line in self._lines.items() if self._told(name, line, ticks, placement)}
+        sent = {name: line for name, line in list(self._lines.items()) if self._told(name, line, ticks, placement)}
         for name, line in sent.items():
             try:
                 report = line.answer()

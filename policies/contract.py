@@ -51,7 +51,7 @@ def load_policy(name: str) -> Policy:
         raise ValueError(f"policy {name!r}: allowed are {', '.join(sorted(POLICIES))} or module:Class")
     try:
         policy = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"policy {name!r} cannot be loaded: {error}") from error
     if not callable(getattr(policy, "decide", None)):
         raise ValueError(f"policy {name!r} has no decide(view, state)")
