@@ -33,10 +33,10 @@ def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
     """
     try:
         base = resolve_base(job_file.base, job_file.dtype)
+        tokenizer, shapes = _opened(base)
     except InputError as error:
         raise InputError(error.mistakes + _reading_mistakes(job_file)) from error
-    shapes = base_shapes(base.path)
-    rows = _RowsOfJobs(base, shapes, data_dir_uri)
+    rows = _RowsOfJobs(tokenizer, shapes, data_dir_uri)
     mistakes = target_mistakes(job_file, shapes)
     for job in job_file.jobs:
         rows.prepare(job)
@@ -44,6 +44,18 @@ def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
     if mistakes:
         raise InputError(mistakes)
     return [_job_spec(job, base, rows.refs) for job in job_file.jobs]
+
+
+def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
+    """The base's tokenizer and shapes; files that transformers cannot use are a mistake of the input."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(base.path, local_files_only=True), base_shapes(base.path)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        allowed = f"a causal language model and tokenizer that transformers can load without remote code: {said}"
+        raise InputError([Mistake(file=base.path, field="base", value=base.name, allowed=allowed)]) from error
 
 
 def _job_spec(job: JobEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
@@ -79,11 +91,8 @@ def _reading_mistakes(job_file: JobFile) -> list[Mistake]:
 class _RowsOfJobs:
     """Prepares each (file, settings) once."""
 
-    def __init__(self, base: BaseSpec, shapes: BaseShapes, data_dir_uri: str | None) -> None:
-        from transformers import AutoTokenizer
-
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.path)
-        self.shapes, self.data_dir_uri = shapes, data_dir_uri
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, shapes: BaseShapes, data_dir_uri: str | None) -> None:
+        self.tokenizer, self.shapes, self.data_dir_uri = tokenizer, shapes, data_dir_uri
         self.refs: dict[RowsKey, RowsRef] = {}
         self.mistakes: list[Mistake] = []
         self._failed: set[RowsKey] = set()

@@ -23,7 +23,7 @@ def base_shapes(base_path: str) -> BaseShapes:
     from torch import nn
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(base_path)
+    config = AutoConfig.from_pretrained(base_path, local_files_only=True)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(config)
     head = base.get_output_embeddings()

@@ -121,6 +121,15 @@ def test_data_is_read_even_if_the_base_is_missing(tmp_path: Path) -> None:
     assert ["no-such-base" in found[0], "bad.jsonl:1" in found[1]] == [True, True]
 
 
+def test_a_base_that_transformers_cannot_open(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (broken / name).write_text("{}")
+    (found,) = mistakes_of(tmp_path, str(broken), "r: 2")
+    assert "that transformers can load" in found
+
+
 def test_rows_longer_than_the_base_takes(tmp_path: Path, base_path: str) -> None:
     path = job_file(tmp_path, base_path, "max_length: 100000, eval: long.jsonl")
     (tmp_path / "long.jsonl").write_text(json.dumps({"text": "1 " * 5000}))
