@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_PRINTED_JOBS = 40
+DROPPED_FIRST = ("seconds", "tokens", "steps", "eval before", "sha256")  # where the terminal is narrow
 COLUMNS = ("job", "state", "steps", "tokens", "train loss", "eval before", "eval after", "seconds", "sha256")
 
 
@@ -106,7 +107,7 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     jobs = sorted(summary["jobs"], key=lambda job: job["state"] == JobState.SUCCEEDED)  # what needs a look comes first
     shown = jobs[:MAX_PRINTED_JOBS]
     if console.is_terminal:
-        console.print(_table(shown))
+        console.print(_table(shown, console.width))
     else:
         for cells in (COLUMNS, *(_cells(job) for job in shown)):
             _plain(console, "\t".join(cells))
@@ -157,20 +158,32 @@ def _cells(job: Mapping[str, Any]) -> tuple[str, ...]:
     return (job["name"], job["state"], *numbers, job["weights_sha256"][:12])
 
 
-def _table(jobs: Sequence[Mapping[str, Any]]) -> Any:
+def _table(jobs: Sequence[Mapping[str, Any]], width: int) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    lines = [_cells(job) for job in jobs]
+    kept = _fitting(lines, width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, name in enumerate(COLUMNS):
-        table.add_column(name, justify="right" if 2 <= at <= 7 else "left", no_wrap=True, overflow="ellipsis")
+    for at in kept:
+        table.add_column(COLUMNS[at], justify="right" if 2 <= at <= 7 else "left", no_wrap=True, overflow="ellipsis")
     colour = {JobState.SUCCEEDED: "green", JobState.FAILED: "red"}
-    for job in jobs:
-        cells = [Text(cell) for cell in _cells(job)]
-        cells[1].stylize(colour.get(job["state"], "yellow"))
-        table.add_row(*cells)
+    for line in lines:
+        table.add_row(
+            *(Text(line[at], style=colour.get(JobState(line[1]), "yellow") if at == 1 else "") for at in kept)
+        )
     return table
+
+
+def _fitting(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Indices of the columns that fit in `width`, three characters of space to each."""
+    widths = [max(len(line[at]) for line in (COLUMNS, *lines)) + 3 for at in range(len(COLUMNS))]
+    kept = list(range(len(COLUMNS)))
+    for name in DROPPED_FIRST:
+        if sum(widths[at] for at in kept) > width:
+            kept.remove(COLUMNS.index(name))
+    return kept
 
 
 def _last_line(summary: Mapping[str, Any]) -> str:

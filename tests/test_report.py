@@ -129,6 +129,8 @@ def test_one_job_without_eval_rows_or_samples(tmp_path: Path) -> None:
     text = " ".join(reader.text)
     assert "No job has eval rows" in text
     assert "Cross-evaluation" not in text
+    (run_dir / "summary.json").write_text(json.dumps(summary | {"cross_eval_note": "no cross-evaluation: too many"}))
+    assert "no cross-evaluation: too many" in " ".join(_read(run_dir)[1].text)
     assert len(_charts(page)) == 1
 
 

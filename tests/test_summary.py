@@ -95,6 +95,12 @@ def test_printed_on_a_terminal_and_without_one(tmp_path: Path) -> None:
     assert all(name in text for name in TASKS)
     assert "7 of 8 jobs succeeded · 1 failed" in text
     assert "failed dates: loss is [bold]inf[/bold]" in text
+    narrow = Console(width=80, force_terminal=True, color_system=None, file=io.StringIO())
+    print_summary(summary, narrow)
+    heads = narrow.file.getvalue().split("\n")[1].split()  # type: ignore[attr-defined]
+    assert "seconds" not in heads
+    assert "sha256" in heads
+    assert "…" not in narrow.file.getvalue()  # type: ignore[attr-defined]
     plain = Console(width=40, force_terminal=False, file=io.StringIO())
     print_summary(summary, plain)
     lines = plain.file.getvalue().splitlines()  # type: ignore[attr-defined]

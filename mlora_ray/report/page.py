@@ -41,12 +41,13 @@ def render(data: ReportData) -> str:
     jinja.globals.update(sort_number=lambda value: "" if value is None else f"{value:.9g}")
     return jinja.get_template("page.html.j2").render(
         title=data.title,
-        summary=data.summary,
+        summary={"cross_eval_note": "", **data.summary},
         started=str(data.summary.get("started_at") or "")[:16].replace("T", " "),
         figures=headline(data),
         jobs=data.jobs,
         failed=[job for job in data.jobs if job.error],
         cross=data.cross_eval,
+        max_rows=(data.summary.get("cross_eval") or {}).get("max_rows"),
         cross_table=_cross_table(data.cross_eval),
         cell_text=_cell_text,
         samples=_samples(data),
