@@ -190,12 +190,12 @@ def house_style(rng: random.Random) -> Row:
 
 
 TASKS = (
-    Task("units", units, 120, 24),
+    Task("units", units, 120, 20),
     Task("dates", dates, 160, 24),
-    Task("extraction", extraction, 80, 20),
-    Task("words", words, 140, 32),
+    Task("extraction", extraction, 80, 16),
+    Task("words", words, 140, 24),
     Task("sql", sql, 100, 24),
-    Task("sorting", sorting, 200, 32),
+    Task("sorting", sorting, 200, 24),
     Task("sentiment", sentiment, 150, 28),
     Task("house_style", house_style, 60, 16),
 )

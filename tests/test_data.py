@@ -283,6 +283,20 @@ def test_parquet_messages_and_row_numbers(tmp_path: Path) -> None:
     assert found.field == "row 2: messages"
 
 
+def test_a_data_set_folder_through_the_hub_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (folder / "test.jsonl").write_text('{"prompt": "c", "completion": "d"}\n{"prompt": "e", "completion": null}\n')
+    assert prepare_rows(f"hub:{folder}", TOKENIZER, max_length=100).rows.num_rows == 1
+    with pytest.raises(InputError) as caught:
+        prepare_rows(f"hub:{folder}#test", TOKENIZER, max_length=100)
+    assert [m.field for m in caught.value.mistakes] == ["row 2: fields"]
+    with pytest.raises(InputError, match="owner/name#split"):
+        prepare_rows(f"hub:{folder}#nope", TOKENIZER, max_length=100)
+
+
 @given(
     st.lists(st.tuples(st.text(max_size=8), st.text(min_size=1, max_size=8).filter(str.strip)), min_size=1, max_size=4)
 )
