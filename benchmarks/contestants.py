@@ -27,7 +27,7 @@ from mlora_ray.benchmarks.workloads import BenchJob, read_workload, work_of
 GEMM_ROWS = 1024
 GEMM_PASSES = 4
 MEMORY_SHARE = 0.6
-# The faster of transformers' own for PEFT, in tokens per CPU-second, same steps in turn on one thread of a Xeon with AMX:
+# The faster of transformers' own for PEFT. Tokens per CPU-second, same steps in turn, one thread of a Xeon with AMX:
 # bf16 149 sdpa, 177 eager (rows of 40-190 tokens), 176 and 183 (220-550 tokens); fp32 122 and 121.
 PEFT_ATTENTION = {"bfloat16": "eager", "float32": "sdpa"}
 
