@@ -126,7 +126,7 @@ def _attend(
     q: Tensor, k: Tensor, v: Tensor, length: int, groups: int, scale: float, window: int, softcap: float
 ) -> tuple[Tensor, Tensor]:
     if length >= FLASH_FROM and not softcap and not window:
-        return _flash(q, k, v, length, groups, scale), q.new_empty(0)
+        return flash(q, k, v, length, groups, scale), q.new_empty(0)
     probs = _probs(q, k, length, groups, scale, window, softcap)
     return torch.bmm(probs, v), probs
 
@@ -140,7 +140,7 @@ def _probs(q: Tensor, k: Tensor, length: int, groups: int, scale: float, window:
     return torch.softmax(scores, dim=-1).to(q.dtype).view(-1, groups * length, length)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, length: int, groups: int, scale: float) -> Tensor:
+def flash(q: Tensor, k: Tensor, v: Tensor, length: int, groups: int, scale: float) -> Tensor:
     """scaled_dot_product_attention of each sequence; key heads are repeated for their group."""
     width = q.shape[-1]
     heads = [x.unsqueeze(1).expand(-1, groups, -1, -1) for x in (k, v)]
@@ -148,14 +148,21 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, length: int, groups: int, scale: flo
     return out.reshape(-1, groups * length, width)
 
 
+def flash_backward(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, length: int, groups: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v by running `flash` again."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        return torch.autograd.grad(flash(*leaves, length, groups, scale), leaves, do)  # type: ignore[return-value]
+
+
 def _attend_backward(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, probs: Tensor, out: Tensor, length: int, ctx
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups = ctx.shape[1]
     if not probs.numel():
-        with torch.enable_grad():
-            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-            return torch.autograd.grad(_flash(*leaves, length, groups, ctx.scale), leaves, do)  # type: ignore[return-value]
+        return flash_backward(do, q, k, v, length, groups, ctx.scale)
     dv = torch.bmm(probs.transpose(1, 2), do)
     ds = torch.bmm(do, v.transpose(1, 2)).float()
     ds.sub_(torch.linalg.vecdot(do.float(), out.float(), dim=-1).unsqueeze_(-1)).mul_(probs)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlora_ray.kernels import native
 from mlora_ray.kernels.rowwise import tiled_mm
 
 
@@ -50,6 +51,12 @@ def _chunk(
     logit_scale: float,
 ) -> tuple[Tensor, Tensor | None]:
     dtype = logits.dtype
+    lib = native.for_tensor(logits)
+    if lib and bias_V is None and not softcap and logit_scale == 1.0:
+        loss = torch.empty(len(target), dtype=torch.float32)
+        weight = None if weight_N is None else weight_N[rows].contiguous()
+        lib.call("cross_entropy", dtype, logits, target.contiguous(), weight, loss, len(target), logits.shape[1])
+        return loss, None if weight is None else logits
     if bias_V is not None:
         logits = logits + bias_V
     if logit_scale != 1.0:

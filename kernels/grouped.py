@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlora_ray.kernels import native
+
 
 class Member(NamedTuple):
     """One adapted linear of a site group: columns `[out_start, out_end)` of y, ranks `[r_start, r_end)` of A."""
@@ -87,7 +89,9 @@ def _rows(x_TD: Tensor, seg: Segment, lo: int, hi: int) -> Tensor:
 def _accumulate(into: Tensor | None, grad: Tensor, is_first: bool) -> None:
     if into is None:
         return
-    if is_first:
+    if lib := native.for_tensor(grad):
+        lib.call("accumulate", grad.dtype, into, grad, *grad.shape, grad.stride(0), int(is_first))
+    elif is_first:
         into.copy_(grad)
     else:
         into.add_(grad)

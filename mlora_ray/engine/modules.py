@@ -8,23 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlora_ray.engine.site import SiteGroup
+from mlora_ray.kernels import native
 from mlora_ray.kernels.grouped import Segment, lora_backward_, lora_forward_
-from mlora_ray.kernels.rowwise import rms_norm_backward, rms_norm_forward, tiled_mm
+from mlora_ray.kernels.packed_attention import HeadShape, PackedRotaryAttention
+from mlora_ray.kernels.rowwise import rms_norm_backward, rms_norm_forward, swiglu_backward, swiglu_forward, tiled_mm
 
 if TYPE_CHECKING:
     from mlora_ray.engine.row import RowContext
 
 RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "GlmRMSNorm", "Phi3RMSNorm"}
 ONE_PLUS_NORMS = {"GemmaRMSNorm", "Gemma2RMSNorm"}
+PACKED_ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "GemmaAttention"}
 GATED_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "GemmaMLP", "Gemma2MLP"}
 
 
 class FusedLinears(nn.Module):
-    """The linears of one site group: one base GEMM, LoRA per segment, one output per linear."""
+    """The linears of one site group: one base GEMM, LoRA per segment, one joined output."""
 
     def __init__(self, group: SiteGroup, stock: list[nn.Linear], context: RowContext) -> None:
         super().__init__()
@@ -32,32 +34,33 @@ class FusedLinears(nn.Module):
         self.sizes = [site.num_out for site in group.sites]
         self.weight_OD = torch.cat([m.weight.detach() for m in stock]) if len(stock) > 1 else stock[0].weight.detach()
         self.bias_O = _joined_bias(stock)
-        self._held: list[Tensor] = []
+        self._parts: tuple[Tensor, ...] = ()
         self._source: Tensor | None = None
 
-    def output(self, x: Tensor, at: int) -> Tensor:
-        """Output of linear `at`. The first one called computes all; the others must be handed the same tensor."""
-        if at == 0:
-            self._held, self._source = list(self._compute(x)), x
-        if self._source is not x:
-            return self._compute(x)[at]
-        out = self._held[at]
-        if at == len(self.sizes) - 1:
-            self._held, self._source = [], None
-        return out
-
-    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+    def joined(self, x: Tensor) -> Tensor:
+        """Outputs of all linears side by side, [..., sum of widths]."""
         segments = self.context.segments_of(self.group)
         anchor = self.context.anchor if segments and self.context.has_backward else None
         return _GroupedLinear.apply(x, anchor, self, segments)
 
+    def output(self, x: Tensor, at: int) -> Tensor:
+        """Output of linear `at`. The first one asked computes all; the others are then handed the same tensor."""
+        if len(self.sizes) == 1:
+            return self.joined(x)
+        if at == 0 or self._source is not x:
+            self._parts, self._source = self.joined(x).split(self.sizes, dim=-1), x
+        out = self._parts[at]
+        if at == len(self.sizes) - 1:
+            self._parts, self._source = (), None
+        return out
+
 
 class LinearView(nn.Module):
-    """Stands where a stock `nn.Linear` stood and answers with its share of the fused output."""
+    """Stands where a stock `nn.Linear` stood and answers with its share of the joined output."""
 
     def __init__(self, fused: FusedLinears, at: int) -> None:
         super().__init__()
-        object.__setattr__(self, "fused", fused)  # not registered: the parent owns it once
+        object.__setattr__(self, "fused", fused)  # not registered: its siblings hold it too
         self.at = at
         self.in_features, self.out_features = fused.group.num_in, fused.sizes[at]
 
@@ -79,13 +82,11 @@ class _GroupedLinear(torch.autograd.Function):
             y_TO += fused.bias_O
         ctx.h = lora_forward_(y_TO, x_TD, segments)
         ctx.x_TD, ctx.fused, ctx.segments = x_TD if anchor is not None else None, fused, segments
-        y = y_TO.view(*x.shape[:-1], -1)
-        return tuple(y.split(fused.sizes, dim=-1)) if len(fused.sizes) > 1 else (y,)
+        return y_TO.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+    def backward(ctx, dy: Tensor):  # type: ignore[override]
         fused, segments = ctx.fused, ctx.segments
-        dy = grads[0] if len(grads) == 1 else torch.cat(grads, dim=-1)
         dy_TO = dy.reshape(-1, dy.shape[-1])
         dx_TD = tiled_mm(dy_TO, fused.weight_OD, fused.context.tile) if ctx.needs_input_grad[0] else None
         if segments:
@@ -121,28 +122,65 @@ class FusedRmsNorm(nn.Module):
 
 
 class _SwiGlu(torch.autograd.Function):
-    """silu(gate) * up, keeping only its two inputs."""
+    """silu(gate) * up, keeping only its joined input."""
 
     @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor):
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+    def forward(ctx, gate_up: Tensor):
+        ctx.save_for_backward(gate_up)
+        return swiglu_forward(gate_up)
 
     @staticmethod
     def backward(ctx, dh: Tensor):  # type: ignore[override]
-        gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(dh * up, gate), F.silu(gate).mul_(dh)
+        return swiglu_backward(dh, ctx.saved_tensors[0])
 
 
 class GatedMlp(nn.Module):
-    """down(silu(gate(x)) * up(x)), for MLPs whose activation is SiLU."""
+    """down(silu(gate(x)) * up(x)), where gate and up are the two linears of one site group."""
 
     def __init__(self, stock: nn.Module) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = stock.gate_proj, stock.up_proj, stock.down_proj
 
+    @staticmethod
+    def fits(stock: nn.Module) -> bool:
+        if type(stock).__name__ not in GATED_MLPS or type(stock.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
+            return False
+        gate, up = stock.gate_proj, stock.up_proj
+        return gate.fused is up.fused and (gate.at, up.at, len(gate.fused.sizes)) == (0, 1, 2)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(_SwiGlu.apply(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(_SwiGlu.apply(self.gate_proj.fused.joined(x)))
+
+
+class PackedAttention(nn.Module):
+    """Attention of the Llama family: q, k, v in one site group, rotary over halves, no norm on the heads."""
+
+    def __init__(self, stock: nn.Module, context: RowContext) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            getattr(stock, f"{x}_proj") for x in ("q", "k", "v", "o")
+        )
+        self.context = context
+        self.width = int(stock.head_dim)
+        self.kv_heads = self.k_proj.out_features // self.width
+        self.groups = self.q_proj.out_features // self.k_proj.out_features
+        self.scale = float(stock.scaling)
+        self.window = int(getattr(stock, "sliding_window", None) or 0)
+
+    @staticmethod
+    def fits(stock: nn.Module) -> bool:
+        if type(stock).__name__ not in PACKED_ATTENTIONS:
+            return False
+        q, k, v = stock.q_proj, stock.k_proj, stock.v_proj
+        return q.fused is k.fused is v.fused and (q.at, k.at, v.at, len(q.fused.sizes)) == (0, 1, 2, 3)
+
+    def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *_args, **_kwargs):
+        assert self.context.row is not None
+        qkv = self.q_proj.fused.joined(hidden_states)[0]
+        cos, sin = (x[0] for x in position_embeddings)
+        shape = HeadShape(self.kv_heads, self.groups, self.width, self.scale, self.window)
+        out = PackedRotaryAttention.apply(qkv, cos, sin, self.context.row.sequences, shape)
+        return self.o_proj(out.unsqueeze(0)), None
 
 
 def replace_modules(model: nn.Module, groups: list[SiteGroup], context: RowContext) -> None:
@@ -156,8 +194,10 @@ def replace_modules(model: nn.Module, groups: list[SiteGroup], context: RowConte
         kind = type(module).__name__
         if kind in RMS_NORMS or kind in ONE_PLUS_NORMS:
             model.set_submodule(name, FusedRmsNorm(module, kind in ONE_PLUS_NORMS))
-        elif kind in GATED_MLPS and type(module.act_fn).__name__ in ("SiLU", "SiLUActivation"):
+        elif GatedMlp.fits(module):
             model.set_submodule(name, GatedMlp(module))
+        elif native.for_tensor(next(model.parameters())) and PackedAttention.fits(module):
+            model.set_submodule(name, PackedAttention(module, context))
 
 
 def _joined_bias(stock: list[nn.Linear]) -> Tensor | None:
