@@ -58,6 +58,7 @@ class PlacementActor:
             self._placement.resume(specs)
         else:
             self._placement.submit(specs)
+        self._status = self._placement.status("starting")
         self._thread.start()
 
     def status(self) -> RunStatus:
