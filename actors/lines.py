@@ -7,7 +7,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from mlora_ray.hosts import HostGone
+from mlora_ray.errors import MloraError
+from mlora_ray.hosts import HostGone, HostRefused
 from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostReport, HostUsage, Tick
 
 LOAD_TIMEOUT_S = 1800.0  # a large base from a slow disk
@@ -27,7 +28,12 @@ class RayLine:
 
     def info(self) -> HostInfo | None:
         ready, _ = ray.wait([self._info], timeout=0)
-        return self._get(self._info, ANSWER_TIMEOUT_S) if ready else None
+        try:
+            return ray.get(self._info, timeout=ANSWER_TIMEOUT_S) if ready else None
+        except RayTaskError as error:
+            raise HostRefused(_said(error)) from error
+        except RayActorError as error:
+            raise HostGone(f"its process died: {str(error).splitlines()[0]}") from error
 
     def send(self, tick: Tick) -> None:
         self._sent = self._actor.tick.remote(tick)
@@ -62,7 +68,12 @@ class RayLine:
         except GetTimeoutError as error:
             raise HostGone(f"no answer within {timeout_s:g} s") from error
         except RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, Exception) else error
-            raise HostGone(f"{type(cause).__name__}: {cause}") from error
+            raise HostGone(_said(error)) from error
         except RayActorError as error:
             raise HostGone(f"its process died: {str(error).splitlines()[0]}") from error
+
+
+def _said(error: RayTaskError) -> str:
+    """The actor's own error, without Ray's trace around it."""
+    cause = error.cause if isinstance(error.cause, Exception) else error
+    return str(cause) if isinstance(cause, MloraError) else f"{type(cause).__name__}: {cause}"

@@ -7,12 +7,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from mlora_ray.errors import InputError, Mistake
 
 MAX_TEMP_DIR = 40  # characters: a unix socket's path has 107, and Ray adds up to 65
+END_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 128 << 20  # only orders and reports pass through it
 
 
@@ -44,9 +47,20 @@ def embedded(*, num_cpus: int, note: Path) -> Iterator[None]:
         )
         yield
     finally:
+        started = psutil.Process().children(recursive=True)
         ray.shutdown()
+        _wait_for_end(started)
         shutil.rmtree(folder, ignore_errors=True)
         note.unlink(missing_ok=True)
+
+
+def _wait_for_end(processes: list[psutil.Process]) -> None:
+    """Return when none of these is alive; a process that a busy machine keeps from ending is killed."""
+    _, alive = psutil.wait_procs(processes, timeout=END_TIMEOUT_S)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=END_TIMEOUT_S)
 
 
 @contextmanager

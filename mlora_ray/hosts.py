@@ -24,11 +24,15 @@ class HostGone(MloraError):
     """A host died, hangs or raised."""
 
 
+class HostRefused(MloraError):
+    """A host is alive but cannot use its base: another one like it could not either."""
+
+
 class Line(Protocol):
     """A line to one host. Every method raises HostGone, within its timeout."""
 
     def info(self) -> HostInfo | None:
-        """What the host is; None while it still loads."""
+        """What the host is; None while it still loads. Raises HostRefused too."""
         ...
 
     def send(self, tick: Tick) -> None: ...
@@ -59,7 +63,7 @@ class Hosts:
         self.infos: dict[str, HostInfo] = {}
 
     def admit_ready(self, placement: Placement) -> None:
-        """Let hosts that have loaded join. Raises MloraError when hosts cannot be started."""
+        """Let hosts that have loaded join. Raises HostRefused, and MloraError when hosts only die."""
         for name, line in list(self._starting.items()):
             try:
                 info = line.info()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlora_ray import cluster, cross
 from mlora_ray.check import prepare
 from mlora_ray.config import load_job_file
+from mlora_ray.errors import MloraError
 from mlora_ray.interrupt import EXIT_CODE as EXIT_INTERRUPTED
 from mlora_ray.interrupt import Interrupt
 from mlora_ray.policies.contract import load_policy
@@ -137,6 +138,8 @@ def _run(run: Run, is_resumed: bool) -> int:
         status = _watch(run)
         if run.interrupt.is_set:
             return _save_and_stop(run)
+        if status.error and not ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
+            raise MloraError(status.error)  # before any training
         return _sum_up(run, status)
     finally:
         ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
