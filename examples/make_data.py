@@ -190,14 +190,14 @@ def house_style(rng: random.Random) -> Row:
 
 
 TASKS = (
-    Task("units", units, 120, 20),
-    Task("dates", dates, 160, 24),
-    Task("extraction", extraction, 80, 16),
-    Task("words", words, 140, 24),
-    Task("sql", sql, 100, 24),
-    Task("sorting", sorting, 200, 24),
-    Task("sentiment", sentiment, 150, 28),
-    Task("house_style", house_style, 60, 16),
+    Task("units", units, 110, 16),
+    Task("dates", dates, 120, 16),
+    Task("extraction", extraction, 64, 12),
+    Task("words", words, 130, 20),
+    Task("sql", sql, 90, 16),
+    Task("sorting", sorting, 160, 20),
+    Task("sentiment", sentiment, 150, 24),
+    Task("house_style", house_style, 60, 12),
 )
 
 

@@ -63,7 +63,7 @@ def test_no_eval_question_is_trained_on(folder: Path, task: str) -> None:
     assert len(seen) == len(train)
     assert not seen & {question(row) for row in held_out}
     assert 60 <= len(train) <= 240
-    assert 16 <= len(held_out) <= 40
+    assert 12 <= len(held_out) <= 40
 
 
 def test_sizes_lengths_and_formats_are_uneven(folder: Path) -> None:
