@@ -31,6 +31,8 @@ def embedded(*, num_cpus: int, note: Path) -> Iterator[None]:
         shutil.rmtree(note.read_text(encoding="utf-8").strip() or "-", ignore_errors=True)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A killed driver takes its GCS along; what is left of the cluster waits for it so long, 60 s by default.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     short = tempfile.gettempdir() if len(tempfile.gettempdir()) <= MAX_TEMP_DIR - 12 else "/tmp"
     folder = tempfile.mkdtemp(prefix="mlora-", dir=short)

@@ -10,12 +10,12 @@ import dataclasses
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.errors import StorageError
+from mlora_ray.held import Held, RateMeter
 from mlora_ray.mailbox import Mailbox
 from mlora_ray.outputs import EvalLosses, write_outputs
 from mlora_ray.store.bundles import bundle_uri, read_bundle, write_bundle
@@ -42,30 +42,8 @@ SAVE_ATTEMPTS = 5
 FIRST_BACKOFF_S = 0.5  # doubled each time: a bundle is tried for 7.5 s
 MAX_UNACKNOWLEDGED_S = 120.0  # placement silent for so long: stop running ahead of what is committed
 SHOW_EVERY_S = 0.2
-RATE_WINDOW_S = 15.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(slots=True)
-class Held:
-    """One job on this host, between its last bundle and now."""
-
-    assignment: Assignment
-    eval_rows: Rows | None
-    tokens_before: int  # trained before it came here
-    saved_step: int
-    saved_uri: str
-    steps: list[StepReport] = dataclasses.field(default_factory=list)
-    losses: EvalLosses | None = None
-    is_leaving: bool = False
-    is_save_due: bool = False
-    attempts: int = 0
-    retry_at_s: float = 0.0
-
-    @property
-    def name(self) -> str:
-        return self.assignment.spec.name
 
 
 class Hosting:
@@ -85,8 +63,7 @@ class Hosting:
         self._mail = Mailbox()
         self._held: dict[str, Held] = {}
         self._base_losses: dict[str, float] = {}
-        self._rates: deque[tuple[float, int]] = deque()
-        self._started_s = elapsed_s()
+        self._rate = RateMeter()
         self._step_s = 0.0
         self._warning = ""
         self._shown_at_s = -math.inf
@@ -199,11 +176,13 @@ class Hosting:
     # -- steps
 
     def _account(self, outcome: Any) -> None:
-        held = self._held[outcome.job]
+        held = self._held.get(outcome.job)
+        if held is None:
+            return
         if not isinstance(outcome, StepReport):
             self._fail(held, outcome.error)
             return
-        self._rates.append((self._elapsed_s(), outcome.num_tokens))
+        self._rate.add(self._elapsed_s(), outcome.num_tokens)
         train = held.assignment.spec.train
         is_done = self._engine.is_done(held.name)
         if held.eval_rows and not is_done and train.eval_steps and outcome.step % train.eval_steps == 0:
@@ -311,7 +290,7 @@ class Hosting:
         self._shown_at_s = now_s
         self._mail.show(
             [self._progress(h) for h in self._held.values()],
-            tokens_per_s=self._tokens_per_s(now_s),
+            tokens_per_s=self._rate.per_s(now_s),
             step_s=self._step_s,
             memory_bytes=self._engine.memory_bytes(),
             memory_limit_bytes=self._engine.budget.limit_bytes,
@@ -322,12 +301,6 @@ class Hosting:
     def _progress(self, held: Held) -> Progress:
         progress = self._engine.progress(held.name, held.assignment.epoch)
         return dataclasses.replace(progress, num_tokens=progress.num_tokens + held.tokens_before)
-
-    def _tokens_per_s(self, now_s: float) -> float:
-        while self._rates and self._rates[0][0] < now_s - RATE_WINDOW_S:
-            self._rates.popleft()
-        window_s = min(RATE_WINDOW_S, now_s - self._started_s)
-        return sum(tokens for _, tokens in self._rates) / window_s if window_s > 0 else 0.0
 
     def _warn(self, warning: str) -> None:
         self._warning = warning

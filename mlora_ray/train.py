@@ -55,10 +55,10 @@ def train(options: TrainOptions, console: Console) -> int:
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     job_file = load_job_file(options.job_file)
     _check_policy(options.policy)
-    device = choose_device(options.device)
     directory = RunDirectory(options.out)
     directory.open(is_resume=options.is_resume, is_overwrite=options.is_overwrite)
     try:
+        device = choose_device(options.device)
         specs = prepare(job_file, str(directory.data))
         if options.is_overwrite:
             directory.empty()
