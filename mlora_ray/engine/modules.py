@@ -165,7 +165,8 @@ class PackedAttention(nn.Module):
         self.kv_heads = self.k_proj.out_features // self.width
         self.groups = self.q_proj.out_features // self.k_proj.out_features
         self.scale = float(stock.scaling)
-        self.window = int(getattr(stock, "sliding_window", None) or 0)
+        owner = stock.config if type(stock).__name__ == "MistralAttention" else stock  # Mistral asks its config
+        self.window = int(getattr(owner, "sliding_window", None) or 0)
 
     @staticmethod
     def fits(stock: nn.Module) -> bool:
