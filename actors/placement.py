@@ -104,7 +104,7 @@ class PlacementActor:
                 self._failing_since_s = None
             except (DatabaseError, StorageError, OSError) as error:
                 if self._out_of_patience():
-                    self._end(f"storage: {error}")
+                    self._end(f"storage: {error}; every job's last committed bundle is kept")
                     return
                 log.warning("run=%s storage: %s", self._settings.run_id, error)
             except Exception as error:

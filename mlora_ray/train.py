@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlora_ray import cluster, cross
 from mlora_ray.check import prepare
 from mlora_ray.config import load_job_file
-from mlora_ray.errors import MloraError
+from mlora_ray.errors import MloraError, StorageError
 from mlora_ray.interrupt import EXIT_CODE as EXIT_INTERRUPTED
 from mlora_ray.interrupt import Interrupt
 from mlora_ray.policies.contract import load_policy
@@ -131,18 +131,29 @@ def _start(options: TrainOptions, directory: RunDirectory, hosts: tuple[HostSett
 
 
 def _run(run: Run, is_resumed: bool) -> int:
+    """Begin, watch and end. Raises MloraError when nothing could be begun."""
     import ray
+    from ray.exceptions import RayError, RayTaskError
 
-    ray.get(run.placement.begin.remote(run.specs, is_resumed), timeout=BEGIN_TIMEOUT_S)
+    try:
+        ray.get(run.placement.begin.remote(run.specs, is_resumed), timeout=BEGIN_TIMEOUT_S)
+    except RayTaskError as error:
+        raise MloraError(str(error.cause or error)) from error
+    except RayError as error:
+        raise MloraError(f"placement could not start: {str(error).strip().splitlines()[-1]}") from error
     try:
         status = _watch(run)
         if run.interrupt.is_set:
             return _save_and_stop(run)
         if status.error and not ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
             raise MloraError(status.error)  # before any training
-        return _sum_up(run, status)
-    finally:
+        code = _sum_up(run, status)
         ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
+        return code
+    except RayError as error:
+        why = f"the run stopped: {str(error).strip().splitlines()[0]}; go on with: {_resume_command(run)}"
+        run.console.print(why, markup=False, highlight=False, soft_wrap=True)
+        return EXIT_SOME_FAILED
 
 
 def _watch(run: Run) -> RunStatus:
@@ -155,7 +166,7 @@ def _watch(run: Run) -> RunStatus:
             status: RunStatus = ray.get(run.placement.status.remote(), timeout=CALL_TIMEOUT_S)
             if not is_budget_shown and status.phase != "starting":
                 for host in ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
-                    run.console.print(f"{host.id}: {host.summary}", highlight=False, soft_wrap=True)
+                    run.console.print(f"{host.id}: {host.summary}", markup=False, highlight=False, soft_wrap=True)
                 is_budget_shown = True
             if is_budget_shown:
                 view.update(status)
@@ -169,9 +180,10 @@ def _save_and_stop(run: Run) -> int:
 
     run.console.print("interrupted: saving every adapter …")
     status: RunStatus = ray.get(run.placement.save_and_stop.remote(), timeout=SAVE_TIMEOUT_S)
+    ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
     for warning in status.warnings:
-        run.console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    run.console.print(f"saved; go on with: mlora-ray train {run.options.job_file} --out {run.options.out} --resume")
+        run.console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    run.console.print(f"saved; go on with: {_resume_command(run)}", markup=False, highlight=False, soft_wrap=True)
     return EXIT_INTERRUPTED
 
 
@@ -179,28 +191,45 @@ def _sum_up(run: Run, status: RunStatus) -> int:
     """Cross-evaluate, write summary.json and report.html, print the end."""
     import ray
 
-    from mlora_ray.report import write_report
-    from mlora_ray.summary import print_summary, write_summary
+    from mlora_ray.summary import print_summary
 
     result: RunResult = ray.get(run.placement.result.remote(), timeout=CALL_TIMEOUT_S)
-    cross_eval, note = _cross_evaluate(run, result)
+    cross_eval, note = (None, "") if status.error else _cross_evaluate(run, result)
     if run.interrupt.is_set:
         return _save_and_stop(run)
     result = ray.get(run.placement.result.remote(), timeout=CALL_TIMEOUT_S)
     summary = _summary(run, result, status, cross_eval)
     if note:
         summary["cross_eval_note"] = note
-    write_summary(str(run.directory.root), summary)
-    report = write_report(str(run.directory.root))
+    unwritten = _write_summary(run, summary)
     if run.options.is_json:
         print(json.dumps(summary))
     else:
         print_summary(summary, run.console)
-        run.console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    for line in [note, *status.warnings, status.error]:
+    for line in [note, *status.warnings, status.error, unwritten]:
         if line:
-            run.console.print(line, highlight=False, soft_wrap=True)
-    return EXIT_SOME_FAILED if summary["failed"] or status.error else EXIT_SUCCEEDED
+            run.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if status.error or unwritten:
+        run.console.print(f"go on with: {_resume_command(run)}", markup=False, highlight=False, soft_wrap=True)
+    return EXIT_SOME_FAILED if summary["failed"] or status.error or unwritten else EXIT_SUCCEEDED
+
+
+def _write_summary(run: Run, summary: dict[str, Any]) -> str:
+    """Answers why it could not be written; else empty."""
+    from mlora_ray.report import write_report
+    from mlora_ray.summary import write_summary
+
+    try:
+        write_summary(str(run.directory.root), summary)
+        report = write_report(str(run.directory.root))
+    except (OSError, StorageError) as error:
+        return f"summary.json and report.html could not be written: {error}"
+    run.console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    return ""
+
+
+def _resume_command(run: Run) -> str:
+    return f"mlora-ray train {run.options.job_file} --out {run.options.out} --resume"
 
 
 def _cross_evaluate(run: Run, result: RunResult) -> tuple[dict[str, Any] | None, str]:

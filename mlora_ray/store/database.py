@@ -42,7 +42,7 @@ class ControlDatabase:
             Table.metadata.create_all(self._engine)
             self._check_version()
         except SQLAlchemyError as error:
-            raise DatabaseError(f"control database {url}: {error}") from error
+            raise DatabaseError(f"control database {url}: {_said(error)}") from error
 
     def close(self) -> None:
         self._engine.dispose()
@@ -246,7 +246,7 @@ class _Transaction:
         finally:
             self._session.close()
         if isinstance(error, SQLAlchemyError):
-            raise DatabaseError(f"control database {self._url}: {error}") from error
+            raise DatabaseError(f"control database {self._url}: {_said(error)}") from error
 
 
 def _open(url: str) -> Engine:
@@ -262,6 +262,11 @@ def _open(url: str) -> Engine:
             cursor.close()
 
     return engine
+
+
+def _said(error: SQLAlchemyError) -> str:
+    """The driver's own words, without the statement and the link to SQLAlchemy's manual."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]
 
 
 def _rows_changed(session: Session, statement: Update) -> int:

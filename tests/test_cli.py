@@ -1,0 +1,120 @@
+"""The command line without training: mistakes, sizes, directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mlora_ray import __version__
+from mlora_ray.cli import app
+from mlora_ray.errors import InputError, MloraError
+from mlora_ray.locks import RunLock
+from mlora_ray.run_directory import RunDirectory
+from mlora_ray.store.database import ControlDatabase
+from mlora_ray.train_options import parse_bytes
+from tests.conftest import make_spec
+
+JOBS = "base: tiny-llama\njobs:\n  - {name: a, r: 4, train: rows.jsonl}\n"
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "jobs.yaml").write_text(JOBS)
+    return tmp_path / "jobs.yaml"
+
+
+def test_version() -> None:
+    assert invoke("--version") == (0, f"{__version__}\n", "")
+
+
+def test_check_says_what_would_run(job_file: Path) -> None:
+    code, out, _ = invoke("check", str(job_file), "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert [job["name"] for job in report["jobs"]] == ["a"]
+    assert invoke("check", str(job_file))[0] == 0
+
+
+@pytest.mark.parametrize("command", [["check"], ["train", "--out", "never"]])
+def test_mistakes_are_lines_and_with_json_objects(job_file: Path, command: list[str]) -> None:
+    job_file.write_text(JOBS.replace("r: 4", "rang: 4, r: 0"))
+    code, out, err = invoke(*command, str(job_file), "--json")
+    assert code == 1
+    assert {m["line"] for m in json.loads(out)["mistakes"]} == {3}
+    assert len(err.splitlines()) == len(json.loads(out)["mistakes"]) >= 2
+    assert all(line.startswith(f"{job_file}:3: ") for line in err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--max-memory", "lots", "8GB"),
+        ("--adapter-memory", "-1GB", "above zero"),
+        ("--policy", "best", "fifo"),
+        ("--device", "tpu", "auto, cpu or cuda"),
+    ],
+)
+def test_wrong_options_name_themselves(job_file: Path, option: str, value: str, said: str) -> None:
+    out = job_file.parent / "out"
+    code, _, err = invoke("train", str(job_file), "--out", str(out), option, value)
+    assert code == 1
+    assert option in err
+    assert said in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GB", 8 * 10**9), ("512MiB", 512 << 20), ("1.5g", 1_500_000_000), ("20", 20), ("", 0)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_bytes(text, "--max-memory") == size
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for values in ({"is_overwrite": True}, {"is_resume": True}, {}):
+        modes = {"is_resume": False, "is_overwrite": False} | values
+        with pytest.raises(InputError, match="holds no run"):
+            RunDirectory(str(tmp_path)).open(**modes)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    directory = RunDirectory(str(tmp_path / "run"))
+    directory.open(is_resume=False, is_overwrite=False)
+    database = ControlDatabase(directory.database_url)
+    database.add_jobs([make_spec("a")], 1.0)
+    database.close()
+    for name in ("a/job.json", "summary.json", "notes.txt", "mine/file", ".mlora/bundles/a/step"):
+        (directory.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory.root / name).write_text("x")
+    directory.close()
+    with pytest.raises(InputError, match="holds a run"):
+        RunDirectory(str(directory.root)).open(is_resume=False, is_overwrite=False)
+    again = RunDirectory(str(directory.root))
+    again.open(is_resume=False, is_overwrite=True)
+    again.empty()
+    again.close()
+    assert sorted(p.name for p in again.root.iterdir()) == [".mlora", "mine", "notes.txt"]
+    assert not again.database.exists()
+    assert not again.bundles.exists()
+
+
+def test_two_processes_never_share_a_directory(tmp_path: Path) -> None:
+    directory = RunDirectory(str(tmp_path / "run"))
+    directory.open(is_resume=False, is_overwrite=False)
+    with pytest.raises(InputError, match="another process"):
+        RunDirectory(str(tmp_path / "run")).open(is_resume=True, is_overwrite=False)
+    directory.close()
+    with RunLock(str(tmp_path / "lock")), pytest.raises(MloraError, match="is using this run"):
+        RunLock(str(tmp_path / "lock"))
+    RunLock(str(tmp_path / "lock")).release()
