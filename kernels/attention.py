@@ -18,11 +18,11 @@ FLASH_FROM = 1024  # from here scaled_dot_product_attention, which holds no L x 
 
 
 class Bucket(NamedTuple):
-    """`count` sequences padded to `length`, laid end to end."""
+    """`size` sequences padded to `length`, laid end to end."""
 
-    count: int
+    size: int  # sequences
     length: int
-    rows: Tensor  # [count * length]: packed row of each place; padding repeats the sequence's last row
+    rows: Tensor  # [size * length]: packed row of each place; padding repeats the sequence's last row
     real: Tensor  # [tokens]: places that hold a token
     at: Tensor  # [tokens]: their packed rows
 
@@ -55,7 +55,7 @@ def index_sequences(offsets: list[int], device: torch.device) -> SequenceIndex:
 
 
 class SegmentAttention(torch.autograd.Function):
-    """softmax(scale * q k^T + causal) v per sequence. q [H, T, E], k and v [K, T, E] with H = K * groups -> [H, T, E]."""
+    """softmax(scale * q k^T + causal) v per sequence: q [H, T, E], k and v [K, T, E], H = K * groups -> [H, T, E]."""
 
     @staticmethod
     def forward(
@@ -90,29 +90,29 @@ class SegmentAttention(torch.autograd.Function):
 
 
 def _gather(x: Tensor, bucket: Bucket, groups: int) -> Tensor:
-    """[K * groups, T, E] -> [K * count, groups * length, E]: the heads of a group become more query rows."""
-    heads, tokens, width = x.shape
+    """[K * groups, T, E] -> [K * size, groups * length, E]: the heads of a group become more query rows."""
+    heads, _, width = x.shape
     kv = heads // groups
     if groups == 1:
-        return x.index_select(1, bucket.rows).view(kv * bucket.count, bucket.length, width)
-    picked = x.index_select(1, bucket.rows).view(kv, groups, bucket.count, bucket.length, width)
-    return picked.transpose(1, 2).reshape(kv * bucket.count, groups * bucket.length, width)
+        return x.index_select(1, bucket.rows).view(kv * bucket.size, bucket.length, width)
+    picked = x.index_select(1, bucket.rows).view(kv, groups, bucket.size, bucket.length, width)
+    return picked.transpose(1, 2).reshape(kv * bucket.size, groups * bucket.length, width)
 
 
 def _gather_padded(do: Tensor, bucket: Bucket, kv: int, groups: int) -> Tensor:
     """The upstream gradient in bucket layout, exactly zero on padding."""
     width = do.shape[-1]
-    padded = do.new_zeros(do.shape[0], bucket.count * bucket.length, width)
+    padded = do.new_zeros(do.shape[0], bucket.size * bucket.length, width)
     padded.index_copy_(1, bucket.real, do.index_select(1, bucket.at))
-    padded = padded.view(kv, groups, bucket.count, bucket.length, width)
-    return padded.transpose(1, 2).reshape(kv * bucket.count, groups * bucket.length, width)
+    padded = padded.view(kv, groups, bucket.size, bucket.length, width)
+    return padded.transpose(1, 2).reshape(kv * bucket.size, groups * bucket.length, width)
 
 
 def _by_head(x: Tensor, kv: int, groups: int, bucket: Bucket) -> Tensor:
-    """[K * count, groups * length, E] -> [K * groups, count * length, E]."""
+    """[K * size, groups * length, E] -> [K * groups, size * length, E]."""
     width = x.shape[-1]
-    x = x.view(kv, bucket.count, groups, bucket.length, width).transpose(1, 2)
-    return x.reshape(kv * groups, bucket.count * bucket.length, width)
+    x = x.view(kv, bucket.size, groups, bucket.length, width).transpose(1, 2)
+    return x.reshape(kv * groups, bucket.size * bucket.length, width)
 
 
 def _mask(length: int, window: int, device: torch.device) -> Tensor:
@@ -132,7 +132,7 @@ def _attend(
 
 
 def _probs(q: Tensor, k: Tensor, length: int, groups: int, scale: float, window: int, softcap: float) -> Tensor:
-    """softmax in fp32, kept in the compute dtype: [K * count, groups * length, length]."""
+    """softmax in fp32, kept in the compute dtype: [K * size, groups * length, length]."""
     scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale)
     if softcap:
         scores = torch.tanh_(scores.div_(softcap)).mul_(softcap)
@@ -143,8 +143,8 @@ def _probs(q: Tensor, k: Tensor, length: int, groups: int, scale: float, window:
 def flash(q: Tensor, k: Tensor, v: Tensor, length: int, groups: int, scale: float) -> Tensor:
     """scaled_dot_product_attention of each sequence; key heads are repeated for their group."""
     width = q.shape[-1]
-    heads = [x.unsqueeze(1).expand(-1, groups, -1, -1) for x in (k, v)]
-    out = F.scaled_dot_product_attention(q.view(-1, groups, length, width), *heads, is_causal=True, scale=scale)
+    kg, vg = (x.unsqueeze(1).expand(-1, groups, -1, -1) for x in (k, v))
+    out = F.scaled_dot_product_attention(q.view(-1, groups, length, width), kg, vg, is_causal=True, scale=scale)
     return out.reshape(-1, groups * length, width)
 
 
@@ -154,7 +154,8 @@ def flash_backward(
     """Gradients of q, k, v by running `flash` again."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        return torch.autograd.grad(flash(*leaves, length, groups, scale), leaves, do)  # type: ignore[return-value]
+        dq, dk, dv = torch.autograd.grad(flash(leaves[0], leaves[1], leaves[2], length, groups, scale), leaves, do)
+        return dq, dk, dv
 
 
 def _attend_backward(

@@ -30,6 +30,9 @@ def head_loss(
 
     The logits of one chunk of `tile` rows are alive at a time. Each row's bits depend on that row alone.
     """
+    if not len(target_N):
+        nothing = hidden_ND.new_empty(0, hidden_ND.shape[1])
+        return HeadLoss(hidden_ND.new_empty(0, dtype=torch.float32), None if weight_N is None else nothing)
     losses, grads = [], []
     for start in range(0, hidden_ND.shape[0], tile):
         rows = slice(start, start + tile)

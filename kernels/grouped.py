@@ -90,7 +90,7 @@ def _accumulate(into: Tensor | None, grad: Tensor, is_first: bool) -> None:
     if into is None:
         return
     if lib := native.for_tensor(grad):
-        lib.call("accumulate", grad.dtype, into, grad, *grad.shape, grad.stride(0), int(is_first))
+        lib.call("accumulate", grad.dtype, into, grad, grad.numel(), int(is_first))
     elif is_first:
         into.copy_(grad)
     else:

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 namespace {
 
@@ -211,26 +212,38 @@ void heads_gather(const T* packed, const int64_t* real, const int64_t* at, T* ou
 }
 
 // scores [matrices * groups * length, length] -> probabilities in place; row r of a matrix sees columns 0..r only.
+// Loops run to the next multiple of 16 columns with the rest masked: short rows had spent most time in scalar tails.
 template <typename T>
 void causal_softmax(T* scores, float scale, int64_t window, int64_t rows, int64_t length, int64_t nt) {
-#pragma omp parallel for num_threads(nt) schedule(static)
-    for (int64_t i = 0; i < rows; ++i) {
-        T* si = scores + i * length;
-        int64_t end = i % length + 1, start = window && end > window ? end - window : 0;
-        float top = -std::numeric_limits<float>::infinity();
+    const float lowest = -std::numeric_limits<float>::infinity();
+#pragma omp parallel num_threads(nt)
+    {
+        std::vector<float> held(length);
+        float* e = held.data();
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; ++i) {
+            T* si = scores + i * length;
+            int32_t end = int32_t(i % length) + 1, start = window && end > window ? end - int32_t(window) : 0;
+            int32_t stop = (end + 15) / 16 * 16 < length ? (end + 15) / 16 * 16 : int32_t(length);
+            float top = lowest;
 #pragma omp simd reduction(max : top)
-        for (int64_t j = start; j < end; ++j) {
-            float v = load(si[j]);
-            top = v > top ? v : top;
-        }
-        float sum = 0.0f;
+            for (int32_t j = 0; j < stop; ++j) {
+                float v = j < end && j >= start ? load(si[j]) : lowest;
+                e[j] = v;
+                top = v > top ? v : top;
+            }
+            float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t j = start; j < end; ++j) sum += fast_exp((load(si[j]) - top) * scale);
-        float inverse = 1.0f / sum;
-        for (int64_t j = 0; j < start; ++j) store(si[j], 0.0f);
+            for (int32_t j = 0; j < stop; ++j) {
+                float p = fast_exp((e[j] - top) * scale);
+                e[j] = p;
+                sum += p;
+            }
+            float inverse = 1.0f / sum;
 #pragma omp simd
-        for (int64_t j = start; j < end; ++j) store(si[j], fast_exp((load(si[j]) - top) * scale) * inverse);
-        for (int64_t j = end; j < length; ++j) store(si[j], 0.0f);
+            for (int32_t j = 0; j < stop; ++j) store(si[j], e[j] * inverse);
+            for (int64_t j = stop; j < length; ++j) store(si[j], 0.0f);
+        }
     }
 }
 
@@ -241,13 +254,15 @@ void causal_softmax_back(T* dp, const T* probs, float scale, int64_t rows, int64
     for (int64_t i = 0; i < rows; ++i) {
         T* di = dp + i * length;
         const T* pi = probs + i * length;
-        int64_t end = i % length + 1;
+        int32_t end = int32_t(i % length) + 1;
+        int32_t stop = (end + 15) / 16 * 16 < length ? (end + 15) / 16 * 16 : int32_t(length);
         float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
-        for (int64_t j = 0; j < end; ++j) dot += load(di[j]) * load(pi[j]);
+        for (int32_t j = 0; j < stop; ++j) dot += j < end ? load(di[j]) * load(pi[j]) : 0.0f;
 #pragma omp simd
-        for (int64_t j = 0; j < end; ++j) store(di[j], scale * load(pi[j]) * (load(di[j]) - dot));
-        for (int64_t j = end; j < length; ++j) store(di[j], 0.0f);
+        for (int32_t j = 0; j < stop; ++j)
+            store(di[j], j < end ? scale * load(pi[j]) * (load(di[j]) - dot) : 0.0f);
+        for (int64_t j = stop; j < length; ++j) store(di[j], 0.0f);
     }
 }
 
@@ -278,20 +293,15 @@ void cross_entropy(T* logits, const int64_t* target, const float* weight, float*
     }
 }
 
-// into (fp32) = or += grad, for a block whose rows lie `stride` apart in grad.
+// into (fp32) = or += grad, element by element.
 template <typename T>
-void accumulate(float* into, const T* grad, int64_t rows, int64_t columns, int64_t stride, int64_t is_first, int64_t nt) {
-#pragma omp parallel for num_threads(nt) schedule(static) if (rows * columns > 65536)
-    for (int64_t i = 0; i < rows; ++i) {
-        float* to = into + i * columns;
-        const T* from = grad + i * stride;
-        if (is_first) {
+void accumulate(float* into, const T* grad, int64_t size, int64_t is_first, int64_t) {
+    if (is_first) {
 #pragma omp simd
-            for (int64_t j = 0; j < columns; ++j) to[j] = load(from[j]);
-        } else {
+        for (int64_t j = 0; j < size; ++j) into[j] = load(grad[j]);
+    } else {
 #pragma omp simd
-            for (int64_t j = 0; j < columns; ++j) to[j] += load(from[j]);
-        }
+        for (int64_t j = 0; j < size; ++j) into[j] += load(grad[j]);
     }
 }
 
@@ -334,5 +344,5 @@ BOTH(causal_softmax_back, P9, (dp, probs, scale, rows, length, nt))
 #define P10(T) \
     (T* logits, const int64_t* target, const float* weight, float* loss, int64_t rows, int64_t vocab, int64_t nt)
 BOTH(cross_entropy, P10, (logits, target, weight, loss, rows, vocab, nt))
-#define P11(T) (float* into, const T* grad, int64_t rows, int64_t columns, int64_t stride, int64_t is_first, int64_t nt)
-BOTH(accumulate, P11, (into, grad, rows, columns, stride, is_first, nt))
+#define P11(T) (float* into, const T* grad, int64_t size, int64_t is_first, int64_t nt)
+BOTH(accumulate, P11, (into, grad, size, is_first, nt))

@@ -77,7 +77,8 @@ def _compiled() -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         obj, out = Path(scratch, "native.o"), Path(scratch, "native.so")
         # Linked without -fopenmp: torch's own OpenMP is used, a second one would fight it for the cores.
-        for command in ([*FLAGS, "-c", SOURCE, "-o", obj], ["-shared", obj, "-o", out]):
+        commands: list[list[str]] = [[*FLAGS, "-c", str(SOURCE), "-o", str(obj)], ["-shared", str(obj), "-o", str(out)]]
+        for command in commands:
             ran = subprocess.run([compiler, *command], capture_output=True, text=True, timeout=COMPILE_LIMIT_S)
             if ran.returncode:
                 raise OSError(f"{compiler} failed: {ran.stderr.strip().splitlines()[-1:]}")

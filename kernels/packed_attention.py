@@ -34,7 +34,7 @@ class PackedRotaryAttention(torch.autograd.Function):
         saved = []
         for bucket in index.buckets:
             q, k, v = _empty_heads(qkv, bucket, shape)
-            sizes = (bucket.count, bucket.length, shape.kv_heads, shape.groups, shape.width)
+            sizes = (bucket.size, bucket.length, shape.kv_heads, shape.groups, shape.width)
             lib.call("rotary_gather", qkv.dtype, qkv, cos, sin, bucket.rows, q, k, v, *sizes)
             heads, probs = _attend(lib, q, k, v, bucket.length, shape)
             lib.call("heads_scatter", qkv.dtype, heads, bucket.real, bucket.at, out, len(bucket.at), *sizes)
@@ -52,7 +52,7 @@ class PackedRotaryAttention(torch.autograd.Function):
         dqkv = dout.new_empty(ctx.qkv_shape)
         for i, bucket in enumerate(ctx.index.buckets):
             q, k, v, probs = saved[4 * i : 4 * i + 4]
-            sizes = (bucket.count, bucket.length, shape.kv_heads, shape.groups, shape.width)
+            sizes = (bucket.size, bucket.length, shape.kv_heads, shape.groups, shape.width)
             dheads = torch.zeros_like(q)
             lib.call("heads_gather", q.dtype, dout, bucket.real, bucket.at, dheads, len(bucket.at), *sizes)
             grads = _attend_backward(lib, dheads, q, k, v, probs, bucket.length, shape)
@@ -73,9 +73,10 @@ def _attend(
 
 def _attend_backward(
     lib: native.Native, do: Tensor, q: Tensor, k: Tensor, v: Tensor, probs: Tensor, length: int, shape: HeadShape
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor]:
     if not probs.numel():
-        return tuple(g.contiguous() for g in flash_backward(do, q, k, v, length, shape.groups, shape.scale))
+        dq, dk, dv = flash_backward(do, q, k, v, length, shape.groups, shape.scale)
+        return dq.contiguous(), dk.contiguous(), dv.contiguous()
     dv = torch.bmm(probs.transpose(1, 2), do)
     ds = torch.bmm(do, v.transpose(1, 2))
     lib.call("causal_softmax_back", q.dtype, ds, probs, shape.scale, probs.numel() // length, length)
@@ -83,7 +84,7 @@ def _attend_backward(
 
 
 def _empty_heads(qkv: Tensor, bucket: Bucket, shape: HeadShape) -> tuple[Tensor, Tensor, Tensor]:
-    """q [K * count, groups * length, E], k and v [K * count, length, E]."""
-    matrices = shape.kv_heads * bucket.count
-    q = qkv.new_empty(matrices, shape.groups * bucket.length, shape.width)
-    return q, *(qkv.new_empty(matrices, bucket.length, shape.width) for _ in range(2))
+    """q [K * size, groups * length, E], k and v [K * size, length, E]."""
+    matrices = shape.kv_heads * bucket.size
+    k = qkv.new_empty(matrices, bucket.length, shape.width)
+    return qkv.new_empty(matrices, shape.groups * bucket.length, shape.width), k, torch.empty_like(k)

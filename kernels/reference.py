@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class ReferenceSegment(NamedTuple):
-    """Rows `[start, end)` belong to the adapter `(a_RD, b_OR)` with this scale; `keep_TD` is its dropout mask or None."""
+    """Rows `[start, end)` belong to the adapter `(a_RD, b_OR)` with this scale; `keep_TD` is a dropout mask or None."""
 
     start: int
     end: int

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mlora_ray.engine.site import SiteGroup
-from mlora_ray.targets import select_targets
 from mlora_ray.errors import JobError
+from mlora_ray.targets import select_targets
 from mlora_ray.types import LoraSpec, TrainSpec
 
 ALIGN = 32  # elements: every view starts on a 64-byte line in fp32 and in bf16
@@ -41,7 +41,7 @@ class ModuleSlot(NamedTuple):
 class GroupSlot(NamedTuple):
     """The adapted members of one site group; their A matrices lie stacked as `[num_ranks, num_in]`."""
 
-    index: int
+    group: int  # index of the site group
     num_in: int
     num_ranks: int
     a_offset: int
@@ -90,7 +90,7 @@ def build_layout(lora: LoraSpec, site_groups: list[SiteGroup]) -> AdapterLayout:
             members.append(slot)
             r_start += r
             offset = _aligned(offset + site.num_out * r)
-        groups.append(GroupSlot(group.index, group.num_in, r_start, a_offset, tuple(members)))
+        groups.append(GroupSlot(group.number, group.num_in, r_start, a_offset, tuple(members)))
     return AdapterLayout(tuple(groups), num_a, offset)
 
 
@@ -166,12 +166,12 @@ def peft_config(lora: LoraSpec, layout: AdapterLayout, base_path: str) -> dict:
         base_model_name_or_path=base_path,
         inference_mode=True,
         r=lora.r,
-        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         use_rslora=lora.use_rslora,
         rank_pattern=dict(lora.rank_pattern),
         target_modules=sorted(slot.name for slot in layout.modules),
-        init_lora_weights=init,  # type: ignore[arg-type]
+        init_lora_weights=init,
     ).to_dict()
     config["target_modules"] = sorted(config["target_modules"])
     return config
@@ -192,7 +192,7 @@ def _aligned(offset: int) -> int:
 
 
 def _init_module(weights_P: Tensor, slot: ModuleSlot, how: str, seed: int) -> None:
-    """PEFT's initial values, from a stream that belongs to this seed and module alone; B is zero unless `how` says so."""
+    """PEFT's initial values, from a stream of this seed and module alone; B is zero unless `how` says otherwise."""
     rng = np.random.Generator(np.random.Philox(key=[seed, zlib.crc32(slot.name.encode())]))
     a, b = a_view(weights_P, slot), b_view(weights_P, slot)
     if how == "gaussian":

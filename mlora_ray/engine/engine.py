@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from mlora_ray.engine.adapter import AdapterLayout, AdapterState, build_layout
+from mlora_ray.engine.adapter import BUFFER_ROWS, AdapterLayout, AdapterState, build_layout
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.executor import RowResult, run_row
 from mlora_ray.engine.memory import Budget, detect_limit, plan_budget, process_bytes
@@ -72,7 +72,13 @@ class Engine:
             raise JobError(f"adapter of job {spec.name!r} alone is larger than the adapter memory")
         if self.base.position_limit and rows.num_rows and int(rows.lengths.max()) > self.base.position_limit:
             raise JobError(f"job {spec.name!r} has rows longer than the base's {self.base.position_limit} positions")
+        _check_tokens(spec, rows, self.base.head_VD.shape[0])
         training.served_tokens = min((t.served_tokens for t in self._trainings.values() if not t.is_done), default=0)
+        if state is not None and len(state.flat) != BUFFER_ROWS[spec.train.optim]:
+            raise JobError(
+                f"saved state of job {spec.name!r} has {len(state.flat)} buffers, "
+                f"{spec.train.optim} needs {BUFFER_ROWS[spec.train.optim]}"
+            )
         training.step = state.step if state is not None else 0
         self._pager.admit(training, state)
         self._trainings[spec.name] = training
@@ -183,7 +189,7 @@ class Engine:
         return [report]
 
     def _isolate(self, picked: list[tuple[Training, Request]], error: Exception) -> list[StepReport | StepFailure]:
-        """A row raised. Every adapter in it replays its step; with several, each is first tried alone to find the cause."""
+        """A row raised: every adapter in it replays its step, each alone first, to find whose failure it was."""
         trainings = list(dict.fromkeys(training for training, _ in picked))
         for training in trainings:
             self._close(training)
@@ -247,7 +253,14 @@ class Engine:
         return evaluate(self.base, requests, self.budget.token_budget)
 
 
+def _check_tokens(spec: JobSpec, rows: Rows, vocab: int) -> None:
+    """A token outside the vocabulary would end a GPU process for every job on it, so it is refused before it runs."""
+    outside = rows.tokens[(rows.tokens < 0) | (rows.tokens >= vocab)]
+    if len(outside):
+        raise JobError(f"rows of job {spec.name!r} hold token id {outside[0]}; the base has 0 to {vocab - 1}")
+
+
 def _scratch_bytes(scratch: Scratch) -> int:
     grad = 0 if scratch.grad_P is None else scratch.grad_P.numel() * 4
-    own = 0 if scratch.weights_P.dtype == torch.float32 else scratch.weights_P.numel() * scratch.weights_P.element_size()
-    return grad + own
+    weights = scratch.weights_P
+    return grad + (0 if weights.dtype == torch.float32 else weights.numel() * weights.element_size())

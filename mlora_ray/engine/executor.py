@@ -40,7 +40,7 @@ def run_row(base: Base, requests: list[Request], has_backward: bool) -> list[Row
             base.softcap,
             base.logit_scale,
         )
-        if has_backward and hidden_TD.requires_grad:
+        if loss.dhidden_ND is not None and hidden_TD.requires_grad:
             dhidden = torch.zeros_like(hidden_TD)
             dhidden.index_copy_(0, row.predict_N, loss.dhidden_ND)
             hidden_TD.backward(dhidden)

@@ -80,7 +80,7 @@ def head_bytes(base: Base) -> int:
 
 
 def plan_budget(base: Base, limit_bytes: int, adapter_bytes: int = 0, token_budget: int = 0) -> Budget:
-    """Split `limit_bytes`; halve the row until a third of what is left goes to adapters. Raises MloraError if nothing fits."""
+    """Split `limit_bytes`, halving the row until two thirds are left for adapters. Raises MloraError."""
     own = PROCESS_BYTES if base.device.type == "cpu" else 0
     left = limit_bytes - own - base.num_bytes - head_bytes(base)
     tokens = token_budget or ROW_TOKENS

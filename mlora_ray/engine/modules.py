@@ -5,7 +5,7 @@ Chosen by module class; a class not known here keeps the stock module, which is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -137,12 +137,12 @@ class _SwiGlu(torch.autograd.Function):
 class GatedMlp(nn.Module):
     """down(silu(gate(x)) * up(x)), where gate and up are the two linears of one site group."""
 
-    def __init__(self, stock: nn.Module) -> None:
+    def __init__(self, stock: Any) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = stock.gate_proj, stock.up_proj, stock.down_proj
 
     @staticmethod
-    def fits(stock: nn.Module) -> bool:
+    def fits(stock: Any) -> bool:
         if type(stock).__name__ not in GATED_MLPS or type(stock.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
             return False
         gate, up = stock.gate_proj, stock.up_proj
@@ -155,11 +155,9 @@ class GatedMlp(nn.Module):
 class PackedAttention(nn.Module):
     """Attention of the Llama family: q, k, v in one site group, rotary over halves, no norm on the heads."""
 
-    def __init__(self, stock: nn.Module, context: RowContext) -> None:
+    def __init__(self, stock: Any, context: RowContext) -> None:
         super().__init__()
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
-            getattr(stock, f"{x}_proj") for x in ("q", "k", "v", "o")
-        )
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (getattr(stock, f"{x}_proj") for x in ("q", "k", "v", "o"))
         self.context = context
         self.width = int(stock.head_dim)
         self.kv_heads = self.k_proj.out_features // self.width
@@ -169,7 +167,7 @@ class PackedAttention(nn.Module):
         self.window = int(getattr(owner, "sliding_window", None) or 0)
 
     @staticmethod
-    def fits(stock: nn.Module) -> bool:
+    def fits(stock: Any) -> bool:
         if type(stock).__name__ not in PACKED_ATTENTIONS:
             return False
         q, k, v = stock.q_proj, stock.k_proj, stock.v_proj

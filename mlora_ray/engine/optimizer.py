@@ -1,4 +1,4 @@
-"""Optimizer step of one adapter over its flat buffer: schedule, clipping, AdamW, SGD, Lion. An idle adapter is not touched."""
+"""Optimizer step of one adapter over its flat buffer: schedule, clipping, AdamW, SGD, Lion."""
 
 from __future__ import annotations
 

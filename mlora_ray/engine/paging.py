@@ -92,7 +92,7 @@ class Pager:
         free = [t for t in self._resident if t.scratch is None]
         ended = [t for t in free if t.is_over]
         rested = [t for t in free if t.steps_since_paged_in >= self.page_steps]
-        return (ended or sorted(rested, key=lambda t: -t.steps_since_paged_in) or [None])[0]
+        return next(iter(ended or sorted(rested, key=lambda t: -t.steps_since_paged_in)), None)
 
     def _write_page(self, training: Training) -> None:
         assert training.state is not None

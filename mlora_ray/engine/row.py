@@ -27,7 +27,7 @@ class Scratch:
 
     def __init__(self, layout: AdapterLayout, weights_P: Tensor, grad_P: Tensor | None) -> None:
         self.layout, self.weights_P, self.grad_P = layout, weights_P, grad_P
-        self.groups = {slot.index: _GroupViews.over(slot, weights_P, grad_P) for slot in layout.groups}
+        self.groups = {slot.group: _GroupViews.over(slot, weights_P, grad_P) for slot in layout.groups}
 
 
 class _GroupViews(NamedTuple):
@@ -76,7 +76,7 @@ class Request(NamedTuple):
 
 
 class PackedRow(NamedTuple):
-    """T tokens of S requests, N targets. `bounds[i]:bounds[i + 1]` are request i's tokens, `target_bounds` its targets."""
+    """T tokens of S requests, N targets. Request i's tokens are `bounds[i]:bounds[i + 1]`, likewise its targets."""
 
     requests: list[Request]
     bounds: list[int]
@@ -142,14 +142,14 @@ class RowContext:
             return []
         out = []
         for i, request in enumerate(self.row.requests):
-            views = request.scratch.groups.get(group.index) if request.scratch else None
+            views = request.scratch.groups.get(group.number) if request.scratch else None
             if views is None:
                 continue
             start, end = self.row.bounds[i], self.row.bounds[i + 1]
             keep = None
             if request.dropout and self.has_backward:
                 keep = keep_mask(
-                    (*request.key, group.index),
+                    (*request.key, group.number),
                     (end - start, group.num_in),
                     request.dropout,
                     views.a_RD,

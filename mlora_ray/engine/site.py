@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ class Site(NamedTuple):
 class SiteGroup(NamedTuple):
     """Linears that read the same input tensor, in the order they are called (q, k, v; gate, up)."""
 
-    index: int
+    number: int
     num_in: int
     num_out: int
     sites: tuple[Site, ...]
@@ -38,7 +39,7 @@ def find_groups(model: nn.Module) -> list[SiteGroup]:
     modules = linears(model)
     seen: list[tuple[Tensor, list[str]]] = []  # the tensors are kept alive so that no address is used twice
 
-    def watch(name: str):
+    def watch(name: str) -> Callable[[nn.Module, tuple], None]:
         def hook(_module: nn.Module, args: tuple) -> None:
             if seen and seen[-1][0] is args[0]:
                 seen[-1][1].append(name)
@@ -54,11 +55,11 @@ def find_groups(model: nn.Module) -> list[SiteGroup]:
     for hook in hooks:
         hook.remove()
     groups = []
-    for index, (x, names) in enumerate(seen):
+    for number, (x, names) in enumerate(seen):
         sites, start = [], 0
         for name in names:
             out = modules[name].out_features
-            sites.append(Site(name, index, x.shape[-1], out, start))
+            sites.append(Site(name, number, x.shape[-1], out, start))
             start += out
-        groups.append(SiteGroup(index, x.shape[-1], start, tuple(sites)))
+        groups.append(SiteGroup(number, x.shape[-1], start, tuple(sites)))
     return groups

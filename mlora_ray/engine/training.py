@@ -15,7 +15,7 @@ from mlora_ray.types import JobSpec, StepReport
 
 
 class NanoBatch(NamedTuple):
-    index: int
+    number: int
     picked: tuple[int, ...]
     num_tokens: int
 
@@ -81,21 +81,23 @@ class Training:
 
     def request(self, nano: NanoBatch) -> Request:
         """The next nano-batch as engine work; its loss is weighted by the whole step's number of targets."""
-        assert nano.index == self.sent_nano
+        assert nano.number == self.sent_nano
         self.sent_nano += 1
         return Request(
             self.scratch,
             self.rows,
             nano.picked,
             1.0 / max(1, self._step_targets),
-            nano.index == 0,
+            nano.number == 0,
             self.spec.lora.lora_dropout,
-            (self.spec.train.seed, self.step, nano.index),
+            (self.spec.train.seed, self.step, nano.number),
         )
 
     def finish_step(self) -> StepReport | None:
         """Clip and take the optimizer step. None, and nothing changed, when the gradient is not finite."""
-        assert self.scratch is not None and self.scratch.grad_P is not None and self.state is not None
+        assert self.scratch is not None
+        assert self.scratch.grad_P is not None
+        assert self.state is not None
         train = self.spec.train
         norm = clip_(self.scratch.grad_P, train.max_grad_norm)
         if not math.isfinite(norm):
