@@ -22,8 +22,8 @@ class Member(NamedTuple):
     out_end: int
     r_start: int
     r_end: int
-    b_OR: Tensor
-    db_OR: Tensor | None  # fp32 view of the flat gradient buffer, None without a backward
+    b_RO: Tensor  # B transposed
+    db_RO: Tensor | None  # fp32 view of the flat gradient buffer, None without a backward
 
 
 class Segment(NamedTuple):
@@ -45,7 +45,7 @@ def lora_forward_(y_TO: Tensor, x_TD: Tensor, segments: list[Segment]) -> list[T
     for seg in segments:
         h_TR = torch.mm(_input(x_TD, seg), seg.a_RD.t()).mul_(seg.scale_R)
         for m in seg.members:
-            y_TO[seg.start : seg.end, m.out_start : m.out_end].addmm_(h_TR[:, m.r_start : m.r_end], m.b_OR.t())
+            y_TO[seg.start : seg.end, m.out_start : m.out_end].addmm_(h_TR[:, m.r_start : m.r_end], m.b_RO)
         saved.append(h_TR)
     return saved
 
@@ -55,14 +55,14 @@ def lora_backward_(
 ) -> None:
     """Add LoRA's part to dx in place (when there is one) and every dA, dB to its flat gradient buffer.
 
-    dB = g^T h, dh = s (g B), dA = dh^T x, dx += dh A; every reduction over tokens stays inside one segment.
+    dB^T = h^T g, dh = s (g B), dA = dh^T x, dx += dh A; every reduction over tokens stays inside one segment.
     """
     for seg, h_TR in zip(segments, saved, strict=True):
         dh_TR = torch.empty_like(h_TR)
         for m in seg.members:
             g = _rows(dy_TO, seg, m.out_start, m.out_end)
-            dh_TR[:, m.r_start : m.r_end] = torch.mm(g, m.b_OR)
-            _accumulate(m.db_OR, torch.mm(g.t(), h_TR[:, m.r_start : m.r_end]), seg.is_first)
+            dh_TR[:, m.r_start : m.r_end] = torch.mm(g, m.b_RO.t())
+            _accumulate(m.db_RO, torch.mm(h_TR[:, m.r_start : m.r_end].t(), g), seg.is_first)
         dh_TR.mul_(seg.scale_R)
         _accumulate(seg.da_RD, torch.mm(dh_TR.t(), _input(x_TD, seg)), seg.is_first)
         if dx_TD is None:

@@ -15,16 +15,29 @@ from mlora_ray.kernels import native
 
 def tiled_mm(x_TD: Tensor, w_DO: Tensor, tile: int) -> Tensor:
     """x @ w in calls of exactly `tile` rows; the tail is padded with zeros. Returns [T, O]."""
+    x_TD = _apart(x_TD)
     tokens, out = x_TD.shape[0], w_DO.shape[1]
     y_TO = x_TD.new_empty(tokens, out)
     full = tokens - tokens % tile
     for start in range(0, full, tile):
         torch.mm(x_TD[start : start + tile], w_DO, out=y_TO[start : start + tile])
     if full < tokens:
-        padded = x_TD.new_zeros(tile, x_TD.shape[1])
+        padded = _apart(x_TD.new_zeros(tile, x_TD.shape[1]))
         padded[: tokens - full] = x_TD[full:]
         y_TO[full:] = torch.mm(padded, w_DO)[: tokens - full]
     return y_TO
+
+
+def _apart(x_TD: Tensor) -> Tensor:
+    """The same rows, each with zeros after it up to a multiple of 32 columns, where oneDNN's AMX kernels need them.
+
+    They read a bf16 row up to there, times zero: a NaN or Inf at the start of the next row in memory would get in.
+    """
+    width = x_TD.shape[1]
+    if x_TD.dtype != torch.bfloat16 or x_TD.device.type != "cpu" or width % 32 == 0:
+        return x_TD
+    padded = x_TD.new_zeros(x_TD.shape[0], width + -width % 32)[:, :width]
+    return padded.copy_(x_TD)
 
 
 def rms_norm_forward(x_TD: Tensor, weight_D: Tensor, eps: float, one_plus: bool) -> tuple[Tensor, Tensor]:

@@ -46,8 +46,8 @@ class _GroupViews(NamedTuple):
                 m.out_start + m.num_out,
                 m.r_start,
                 m.r_start + m.r,
-                b_view(weights_P, m),
-                None if grad_P is None else b_view(grad_P, m),
+                b_view(weights_P, m).t(),
+                None if grad_P is None else b_view(grad_P, m).t(),
             )
             for m in slot.members
         )
