@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -38,7 +41,7 @@ def plain(x: Qkv, offsets: list[int], window: int, softcap: float) -> Tensor:
     """Each sequence by itself, in fp32: softmax(softcap(scale q k^T) + mask) v. [H, T, E]"""
     groups = x.q.shape[0] // x.k.shape[0]
     outs = []
-    for start, end in zip(offsets, offsets[1:], strict=False):
+    for start, end in itertools.pairwise(offsets):
         q, k, v = (t[:, start:end].float() for t in x)
         scores = q @ k.repeat_interleave(groups, 0).transpose(1, 2) * SCALE
         if softcap:
@@ -69,7 +72,7 @@ def test_segment_attention(
     torch.manual_seed(0)
     offsets = offsets_of(LENGTHS[lengths])
     x = random_qkv(kv_heads * groups, kv_heads, offsets[-1], dtype)
-    index = index_sequences(offsets, torch.device("cpu"))
+    index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
     out = SegmentAttention.apply(*x, index, SCALE, window, softcap)
     expected = plain(x, offsets, window, softcap)
     dout = torch.randn_like(expected)
@@ -87,7 +90,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotary(offsets: list[int]) -> tuple[Tensor, Tensor]:
-    positions = torch.cat([torch.arange(b - a) for a, b in zip(offsets, offsets[1:], strict=False)])
+    positions = torch.cat([torch.arange(b - a) for a, b in itertools.pairwise(offsets)])
     angles = positions[:, None] * 100.0 ** -(torch.arange(0, WIDTH, 2) / WIDTH)
     return torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
 
@@ -102,7 +105,7 @@ def test_packed_rotary_attention(kv_heads: int, groups: int, window: int, length
     x = random_qkv(kv_heads * groups, kv_heads, offsets[-1], dtype)
     cos, sin = (t.to(dtype) for t in rotary(offsets))
     qkv = torch.cat([t.detach().transpose(0, 1).reshape(offsets[-1], -1) for t in x], dim=1).requires_grad_()
-    index = index_sequences(offsets, torch.device("cpu"))
+    index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
     out = PackedRotaryAttention.apply(qkv, cos, sin, index, HeadShape(kv_heads, groups, WIDTH, SCALE, window))
 
     exact = Qkv(*(t.detach().float().requires_grad_() for t in x))
@@ -135,7 +138,7 @@ def test_a_sequence_s_bits_are_its_own(kernel: str, poison: float, dtype: torch.
         dout = torch.full((offsets[-1], 4 * WIDTH), poison, dtype=dtype)
         qkv[at], dout[at] = mine, dmine
         cos, sin = (t.to(dtype) for t in rotary(offsets))
-        index = index_sequences(offsets, torch.device("cpu"))
+        index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
         qkv.requires_grad_()
         if kernel == "packed":
             out = PackedRotaryAttention.apply(qkv, cos, sin, index, HeadShape(kv_heads, groups, WIDTH, SCALE, 0))
@@ -153,7 +156,7 @@ def test_a_sequence_s_bits_are_its_own(kernel: str, poison: float, dtype: torch.
 
 def test_every_token_is_indexed_once() -> None:
     offsets = offsets_of([1, 64, 33, 32, 7, 64, 95])
-    index = index_sequences(offsets, torch.device("cpu"))
+    index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
     at = torch.cat([b.at for b in index.buckets])
     assert sorted(at.tolist()) == list(range(offsets[-1]))
     laid = torch.cat([b.rows for b in index.buckets])
@@ -161,4 +164,4 @@ def test_every_token_is_indexed_once() -> None:
     for bucket in index.buckets:
         assert torch.equal(bucket.rows[bucket.real], bucket.at)
         assert bucket.length % 32 == 0
-        assert len(bucket.rows) == bucket[0] * bucket.length
+        assert len(bucket.rows) == bucket.size * bucket.length

@@ -45,7 +45,9 @@ def make_segment(adapter: Adapter, start: int, end: int, keep_TD: Tensor | None,
     members, out_at, r_at = [], 0, 0
     for out, r, b_OR in zip(OUTS, adapter.ranks, adapter.b_OR, strict=True):
         if r:
-            members.append(Member(out_at, out_at + out, r_at, r_at + r, b_OR, torch.full((out, r), 7.0)))
+            members.append(
+                Member(out_at, out_at + out, r_at, r_at + r, b_OR.t().contiguous(), torch.full((r, out), 7.0))
+            )
         out_at, r_at = out_at + out, r_at + r
     per_rank = [s for s, r in zip(adapter.scales, adapter.ranks, strict=True) for _ in range(r)]
     scale = per_rank[0] if len(set(per_rank)) == 1 else torch.tensor(per_rank, dtype=adapter.a_RD.dtype)
@@ -79,9 +81,9 @@ def check(mix: list[int], tail: int, adapters: list[Adapter], dtype: torch.dtype
             r_at = sum(adapter.ranks[:linear])
             member = next(m for m in seg.members if m.out_start == out_at)
             assert seg.da_RD is not None
-            assert member.db_OR is not None
+            assert member.db_RO is not None
             close(seg.da_RD[r_at : r_at + adapter.ranks[linear]], da, dtype)
-            close(member.db_OR, db, dtype)
+            close(member.db_RO.t(), db, dtype)
         out_at += out
     close(dx_TD, dx_expected, dtype)
 
@@ -160,9 +162,9 @@ def test_later_nano_batches_add_up(dtype: torch.dtype) -> None:
     assert whole.da_RD is not None
     close(first.da_RD, whole.da_RD, dtype)
     for mine, other in zip(first.members, whole.members, strict=True):
-        assert mine.db_OR is not None
-        assert other.db_OR is not None
-        close(mine.db_OR, other.db_OR, dtype)
+        assert mine.db_RO is not None
+        assert other.db_RO is not None
+        close(mine.db_RO, other.db_RO, dtype)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -186,7 +188,7 @@ def test_a_segment_s_bits_are_its_own(poison: float, dtype: torch.dtype, threads
             segments = [make_segment(other, 0, start, None), mine] if start else [mine]
             y, dx = torch.zeros(tokens, sum(OUTS), dtype=dtype), torch.zeros(tokens, WIDTH, dtype=dtype)
             lora_backward_(dx, dy, x, lora_forward_(y, x, segments), segments)
-            held = [y[start : start + 33], dx[start : start + 33], mine.da_RD, *(m.db_OR for m in mine.members)]
+            held = [y[start : start + 33], dx[start : start + 33], mine.da_RD, *(m.db_RO for m in mine.members)]
             results.append([t.clone() for t in held if t is not None])
         for result in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
