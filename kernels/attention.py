@@ -28,23 +28,21 @@ class Bucket(NamedTuple):
 
 
 class SequenceIndex(NamedTuple):
-    """Where each packed row sits among the buckets: `place` [T] indexes the buckets' rows laid end to end."""
+    """Where each packed row sits: `place` [T] indexes the buckets' places laid end to end, and past them for padding."""
 
     buckets: tuple[Bucket, ...]
     place: Tensor
 
 
-def index_sequences(offsets: list[int], device: torch.device) -> SequenceIndex:
-    """Bucket the sequences `[offsets[i], offsets[i + 1])`; every token of the packed row is in exactly one."""
-    by_length: dict[int, list[int]] = {}
-    for i in range(len(offsets) - 1):
-        length = offsets[i + 1] - offsets[i]
-        by_length.setdefault(-(-length // BUCKET) * BUCKET, []).append(i)
-    place = torch.empty(offsets[-1], dtype=torch.long)
+def index_sequences(spans: list[tuple[int, int]], num_rows: int, device: torch.device) -> SequenceIndex:
+    """Bucket the sequences, each a span `[start, end)` of the packed row; rows in none of them are padding."""
+    by_length: dict[int, list[tuple[int, int]]] = {}
+    for start, end in spans:
+        by_length.setdefault(-(-(end - start) // BUCKET) * BUCKET, []).append((start, end))
+    place = torch.full((num_rows,), sum(length * len(members) for length, members in by_length.items()))
     buckets, base = [], 0
     for padded, members in sorted(by_length.items()):
-        starts = torch.tensor([offsets[i] for i in members]).unsqueeze(1)
-        ends = torch.tensor([offsets[i + 1] for i in members]).unsqueeze(1)
+        starts, ends = torch.tensor(members).unsqueeze(2).unbind(1)
         rows = starts + torch.arange(padded)
         real = (rows < ends).flatten().nonzero().squeeze(1)
         rows = torch.minimum(rows, ends - 1).flatten()
@@ -72,7 +70,7 @@ class SegmentAttention(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.index, ctx.shape = index, (kv, groups, tokens, width)
         ctx.scale, ctx.window, ctx.softcap = scale, window, softcap
-        return torch.cat(outs, dim=1).index_select(1, index.place)
+        return _packed(outs, index)
 
     @staticmethod
     def backward(ctx, do: Tensor):  # type: ignore[override]
@@ -85,8 +83,14 @@ class SegmentAttention(torch.autograd.Function):
             parts = _attend_backward(dob, qb, kb, vb, probs, out, bucket.length, ctx)
             for held, part, per in zip(grads, parts, (groups, 1, 1), strict=True):
                 held.append(_by_head(part, kv, per, bucket))
-        dq, dk, dv = (torch.cat(held, dim=1).index_select(1, ctx.index.place) for held in grads)
+        dq, dk, dv = (_packed(held, ctx.index) for held in grads)
         return dq, dk, dv, None, None, None, None
+
+
+def _packed(by_bucket: list[Tensor], index: SequenceIndex) -> Tensor:
+    """Buckets' places back to packed rows [H, T, E]; padding rows are zero."""
+    zero = by_bucket[0].new_zeros(by_bucket[0].shape[0], 1, by_bucket[0].shape[2])
+    return torch.cat([*by_bucket, zero], dim=1).index_select(1, index.place)
 
 
 def _gather(x: Tensor, bucket: Bucket, groups: int) -> Tensor:

@@ -30,7 +30,7 @@ class PackedRotaryAttention(torch.autograd.Function):
         lib = native.for_tensor(qkv)
         assert lib is not None
         cos, sin = cos.to(qkv.dtype).contiguous(), sin.to(qkv.dtype).contiguous()
-        out = qkv.new_empty(qkv.shape[0], shape.kv_heads * shape.groups * shape.width)
+        out = qkv.new_zeros(qkv.shape[0], shape.kv_heads * shape.groups * shape.width)
         saved = []
         for bucket in index.buckets:
             q, k, v = _empty_heads(qkv, bucket, shape)
@@ -49,7 +49,7 @@ class PackedRotaryAttention(torch.autograd.Function):
         assert lib is not None
         cos, sin, *saved = ctx.saved_tensors
         shape, dout = ctx.shape, dout.contiguous()
-        dqkv = dout.new_empty(ctx.qkv_shape)
+        dqkv = dout.new_zeros(ctx.qkv_shape)
         for i, bucket in enumerate(ctx.index.buckets):
             q, k, v, probs = saved[4 * i : 4 * i + 4]
             sizes = (bucket.size, bucket.length, shape.kv_heads, shape.groups, shape.width)

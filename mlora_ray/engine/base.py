@@ -50,6 +50,8 @@ def load_base(spec: BaseSpec, device: str = "cpu", threads: int | None = None, t
     """Load weights from `spec.path`, freeze them and put our modules in. Raises MloraError when they cannot be used."""
     from transformers import AutoModelForCausalLM
 
+    # oneDNN keeps 1,024 compiled GEMM shapes; many adapters of several ranks and lengths use more.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     if threads:
         torch.set_num_threads(threads)
     dtype = getattr(torch, spec.dtype)

@@ -17,7 +17,7 @@ from mlora_ray.engine.base import Base
 from mlora_ray.engine.executor import RowResult, run_row
 from mlora_ray.engine.memory import Budget, detect_limit, plan_budget, process_bytes
 from mlora_ray.engine.paging import Pager
-from mlora_ray.engine.row import Request, Scratch
+from mlora_ray.engine.row import Request, Scratch, padded_rows
 from mlora_ray.engine.rows import Rows
 from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
@@ -165,13 +165,13 @@ class Engine:
             if training.scratch is None and not self._has_scratch_room(training):
                 continue
             for nano in training.waiting():
-                if picked and nano.num_tokens > room:
+                if picked and padded_rows(nano.num_tokens) > room:
                     break
                 if training.scratch is None:
                     training.open(self._take_scratch(training))
                 picked.append((training, training.request(nano)))
                 training.served_tokens += nano.num_tokens
-                room -= nano.num_tokens
+                room -= padded_rows(nano.num_tokens)
         return picked
 
     def _account(self, training: Training, result: RowResult) -> list[StepReport | StepFailure]:

@@ -11,7 +11,7 @@ from mlora_ray.engine.adapter import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.cursor import cut
 from mlora_ray.engine.executor import run_row
-from mlora_ray.engine.row import Request, Scratch
+from mlora_ray.engine.row import Request, Scratch, padded_rows
 from mlora_ray.engine.rows import Rows
 from mlora_ray.types import JobSpec
 
@@ -48,10 +48,10 @@ def evaluate(
         scratch = scratches[id(state)] if state is not None else None
         for picked in cut(list(range(rows.num_rows)), rows.lengths, NANO_BATCH_TOKENS):
             request = Request(scratch, rows, picked, 0.0)
-            if held and tokens + request.num_tokens > token_budget:
+            if held and tokens + padded_rows(request.num_tokens) > token_budget:
                 flush()
             held.append(_Piece(owner, request))
-            tokens += request.num_tokens
+            tokens += padded_rows(request.num_tokens)
     flush()
     return [float(s / c) if c else float("nan") for s, c in zip(sums, counts, strict=True)]
 

@@ -1,4 +1,7 @@
-"""One packed row: nano-batches of many adapters laid end to end, without padding.
+"""One packed row: nano-batches of many adapters laid end to end.
+
+Each is rounded up to a few more rows of its own (`padded_rows`), never to a neighbour's length: GEMM kernels are made
+for each new shape (0.8 to 2 ms of oneDNN on a Xeon, against 30 us a call), so shapes must come again.
 
 `Request` is the engine's only kind of work: a batch job's requests come from its data cursor, an interactive job's
 from its client, an evaluation's from its eval rows.
@@ -75,8 +78,14 @@ class Request(NamedTuple):
         return int(self.rows.lengths[list(self.picked)].sum())
 
 
+def padded_rows(num_tokens: int) -> int:
+    """Packed rows that a nano-batch takes: the next multiple of 16, of 32 past 128, of 64 past 512."""
+    quantum = 16 if num_tokens <= 128 else 32 if num_tokens <= 512 else 64
+    return -(-num_tokens // quantum) * quantum
+
+
 class PackedRow(NamedTuple):
-    """T tokens of S requests, N targets. Request i's tokens are `bounds[i]:bounds[i + 1]`, likewise its targets."""
+    """T rows of S requests, N targets. Request i's rows are `bounds[i]:bounds[i + 1]`, likewise its targets."""
 
     requests: list[Request]
     bounds: list[int]
@@ -92,9 +101,11 @@ class PackedRow(NamedTuple):
 def pack(requests: list[Request], device: torch.device) -> PackedRow:
     """Lay the requests' rows end to end."""
     tokens, positions, predict, target, weight = [], [], [], [], []
-    offsets, bounds, target_bounds = [0], [0], [0]
+    spans: list[tuple[int, int]] = []
+    bounds, target_bounds = [0], [0]
     for request in requests:
-        rows, at = request.rows, offsets[-1]
+        rows, at = request.rows, bounds[-1]
+        end_row = at + padded_rows(request.num_tokens)
         for i in request.picked:
             start, end = int(rows.offsets[i]), int(rows.offsets[i + 1])
             ids = rows.tokens[start:end]
@@ -103,9 +114,11 @@ def pack(requests: list[Request], device: torch.device) -> PackedRow:
             positions.append(np.arange(end - start))
             predict.append(at + hit)
             target.append(ids[hit + 1])
+            spans.append((at, at + end - start))
             at += end - start
-            offsets.append(at)
-        bounds.append(at)
+        tokens.append(np.zeros(end_row - at, np.int64))
+        positions.append(np.zeros(end_row - at, np.int64))
+        bounds.append(end_row)
         count = sum(len(t) for t in target)
         weight.append(np.full(count - target_bounds[-1], request.weight, np.float32))
         target_bounds.append(count)
@@ -113,7 +126,7 @@ def pack(requests: list[Request], device: torch.device) -> PackedRow:
     def joined(parts: list[np.ndarray], dtype: type = np.int64) -> Tensor:
         return torch.from_numpy(np.concatenate(parts).astype(dtype)).to(device)
 
-    index = index_sequences(offsets, device)
+    index = index_sequences(spans, bounds[-1], device)
     return PackedRow(
         requests,
         bounds,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from itertools import pairwise
-
 import pytest
 import torch
 from torch import Tensor
@@ -72,7 +70,7 @@ def test_segment_attention(
     torch.manual_seed(0)
     offsets = offsets_of(LENGTHS[lengths])
     x = random_qkv(kv_heads * groups, kv_heads, offsets[-1], dtype)
-    index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
+    index = index_sequences(list(itertools.pairwise(offsets)), offsets[-1], torch.device("cpu"))
     out = SegmentAttention.apply(*x, index, SCALE, window, softcap)
     expected = plain(x, offsets, window, softcap)
     dout = torch.randn_like(expected)
@@ -105,7 +103,7 @@ def test_packed_rotary_attention(kv_heads: int, groups: int, window: int, length
     x = random_qkv(kv_heads * groups, kv_heads, offsets[-1], dtype)
     cos, sin = (t.to(dtype) for t in rotary(offsets))
     qkv = torch.cat([t.detach().transpose(0, 1).reshape(offsets[-1], -1) for t in x], dim=1).requires_grad_()
-    index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
+    index = index_sequences(list(itertools.pairwise(offsets)), offsets[-1], torch.device("cpu"))
     out = PackedRotaryAttention.apply(qkv, cos, sin, index, HeadShape(kv_heads, groups, WIDTH, SCALE, window))
 
     exact = Qkv(*(t.detach().float().requires_grad_() for t in x))
@@ -138,7 +136,7 @@ def test_a_sequence_s_bits_are_its_own(kernel: str, poison: float, dtype: torch.
         dout = torch.full((offsets[-1], 4 * WIDTH), poison, dtype=dtype)
         qkv[at], dout[at] = mine, dmine
         cos, sin = (t.to(dtype) for t in rotary(offsets))
-        index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
+        index = index_sequences(list(itertools.pairwise(offsets)), offsets[-1], torch.device("cpu"))
         qkv.requires_grad_()
         if kernel == "packed":
             out = PackedRotaryAttention.apply(qkv, cos, sin, index, HeadShape(kv_heads, groups, WIDTH, SCALE, 0))
@@ -156,7 +154,7 @@ def test_a_sequence_s_bits_are_its_own(kernel: str, poison: float, dtype: torch.
 
 def test_every_token_is_indexed_once() -> None:
     offsets = offsets_of([1, 64, 33, 32, 7, 64, 95])
-    index = index_sequences(list(pairwise(offsets)), offsets[-1], torch.device("cpu"))
+    index = index_sequences(list(itertools.pairwise(offsets)), offsets[-1], torch.device("cpu"))
     at = torch.cat([b.at for b in index.buckets])
     assert sorted(at.tolist()) == list(range(offsets[-1]))
     laid = torch.cat([b.rows for b in index.buckets])
