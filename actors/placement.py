@@ -19,7 +19,7 @@ from mlora_ray.placement import Placement
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.run_facts import PlacementSettings, RunResult
 from mlora_ray.store.database import ControlDatabase
-from mlora_ray.store.records import DatabaseError
+from mlora_ray.store.records import DatabaseError, Machine
 from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostSettings, JobSpec, RunStatus
 
 LOCK_TIMEOUT_S = 60.0  # for the actors of a killed driver to end
@@ -52,8 +52,13 @@ class PlacementActor:
 
     def begin(self, specs: list[JobSpec], is_resumed: bool) -> None:
         """Queue the jobs and start ticking."""
-        base = self._settings.hosts[0].base.id
-        self._run_number = self._db.add_run(command=self._settings.command, base=base, started_at_s=self._clock.now_s())
+        host = self._settings.hosts[0]
+        self._run_number = self._db.add_run(
+            command=self._settings.command,
+            base=host.base.id,
+            machine=Machine(host.device, host.threads),
+            started_at_s=self._clock.now_s(),
+        )
         if is_resumed:
             self._placement.resume(specs)
         else:

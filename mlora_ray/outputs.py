@@ -79,6 +79,8 @@ def _eval_json(spec: JobSpec, losses: EvalLosses) -> dict[str, Any]:
 def _job_json(spec: JobSpec, base: Base, sha256: str) -> dict[str, Any]:
     import torch
 
+    from mlora_ray.kernels.native import library
+
     device = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type
     return {
         "spec": dataclasses.asdict(spec),
@@ -92,5 +94,6 @@ def _job_json(spec: JobSpec, base: Base, sha256: str) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "row_tile": base.context.tile,
+        "native_kernels": base.device.type == "cpu" and library() is not None,
         "weights_sha256": sha256,
     }

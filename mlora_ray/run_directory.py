@@ -8,7 +8,7 @@ from pathlib import Path
 from mlora_ray.errors import InputError, Mistake, MloraError
 from mlora_ray.locks import RunLock
 from mlora_ray.store.database import ControlDatabase
-from mlora_ray.store.records import DatabaseError, JobRecord, spec_differences
+from mlora_ray.store.records import DatabaseError, JobRecord, Machine, spec_differences
 from mlora_ray.types import JobSpec
 
 OURS = ".mlora"
@@ -81,6 +81,14 @@ class RunDirectory:
         shutil.rmtree(self.pages, ignore_errors=True)
         for path in self.ours.glob("control.db*"):
             path.unlink()
+
+    def machine(self) -> Machine | None:
+        """What the run that is here began on; None when there is none."""
+        database = ControlDatabase(self.database_url)
+        try:
+            return database.machine()
+        finally:
+            database.close()
 
     def holds(self, specs: list[JobSpec], job_file: str) -> bool:
         """True when a run of these jobs is here. Raises InputError, a mistake a field, when it is another run."""

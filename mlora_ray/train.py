@@ -5,6 +5,7 @@ The work is done by the actors; this process may be killed at any moment and the
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import time
@@ -63,6 +64,9 @@ def train(options: TrainOptions, console: Console) -> int:
         if options.is_overwrite:
             directory.empty()
         is_resumed = directory.holds(specs, options.job_file)
+        if is_resumed:
+            options = _as_before(options, directory)
+            device = choose_device(options.device)
     except BaseException:
         directory.forget()
         raise
@@ -74,6 +78,18 @@ def train(options: TrainOptions, console: Console) -> int:
             return _run(run, is_resumed)
     finally:
         directory.close()
+
+
+def _as_before(options: TrainOptions, directory: RunDirectory) -> TrainOptions:
+    """Device and threads of the run that goes on: others would change its bits. Raises InputError."""
+    before = directory.machine()
+    if before is None:
+        return options
+    if options.threads not in (0, before.threads):
+        raise mistake("--threads", str(options.threads), f"{before.threads}, with which this run began, or none")
+    if options.device not in ("auto", before.device):
+        raise mistake("--device", options.device, f"{before.device}, on which this run began, or auto")
+    return dataclasses.replace(options, threads=before.threads, device=before.device)
 
 
 def host_settings(

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from mlora_ray import serde
 from mlora_ray.errors import MloraError
-from mlora_ray.store.records import DatabaseError, Event, JobRecord, Ownership
+from mlora_ray.store.records import DatabaseError, Event, JobRecord, Machine, Ownership
 from mlora_ray.store.tables import (
     SCHEMA_VERSION,
     BundleRow,
@@ -47,13 +47,19 @@ class ControlDatabase:
     def close(self) -> None:
         self._engine.dispose()
 
-    def add_run(self, *, command: str, base: str, started_at_s: float) -> int:
+    def add_run(self, *, command: str, base: str, machine: Machine, started_at_s: float) -> int:
         """Record a call of `train`; answers its number, from 1."""
         with self._transaction() as session:
-            row = RunRow(command=command, base=base, started_at_s=started_at_s)
+            row = RunRow(command=command, base=base, started_at_s=started_at_s, **machine._asdict())
             session.add(row)
             session.flush()
             return row.id
+
+    def machine(self) -> Machine | None:
+        """What the first run trained on; None before it."""
+        with self._transaction() as session:
+            row = session.scalars(select(RunRow).order_by(RunRow.id).limit(1)).first()
+            return Machine(row.device, row.threads) if row else None
 
     def bind_base(self, run: int, base_sha256: str) -> None:
         """Note the hash of the base's weights. Raises MloraError when earlier runs used other weights."""

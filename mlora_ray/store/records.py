@@ -43,6 +43,13 @@ class Event:
     detail: str = ""
 
 
+class Machine(NamedTuple):
+    """What of the machine decides the bits of a run."""
+
+    device: str
+    threads: int
+
+
 class Ownership(NamedTuple):
     """A change of hands: the job goes from `epoch` to `epoch + 1`."""
 

@@ -27,6 +27,8 @@ class RunRow(Table):
     command: Mapped[str] = mapped_column(Text)
     base: Mapped[str] = mapped_column(String(255))
     base_sha256: Mapped[str] = mapped_column(String(64), default="")
+    device: Mapped[str] = mapped_column(String(32))
+    threads: Mapped[int] = mapped_column(Integer)
     started_at_s: Mapped[float] = mapped_column(Float)
 
 

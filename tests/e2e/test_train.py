@@ -124,6 +124,9 @@ def test_the_directory_of_a_run_is_refused(folder: Path, quiet: Path) -> None:
     assert (code, hashes(quiet)) == (1, before)
     assert "--resume" in err
     assert "--overwrite" in err
+    code, _, err = run("train", str(folder / "jobs.yaml"), "--out", str(quiet), "--resume", "--threads", "2")
+    assert code == 1
+    assert "--threads: '2' — 1, with which this run began" in err
     code, out, err = run("train", str(folder / "wild.yaml"), "--out", str(quiet), "--resume", "--json")
     assert (code, hashes(quiet)) == (1, before)
     assert "jobs.wild.name" in err

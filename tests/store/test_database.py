@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, text
 
 from mlora_ray.errors import MloraError
 from mlora_ray.store.database import ControlDatabase
-from mlora_ray.store.records import DatabaseError, Ownership, spec_differences
+from mlora_ray.store.records import DatabaseError, Machine, Ownership, spec_differences
 from mlora_ray.types import BundleReport, FailureReport, JobSpec, JobState
 from tests.conftest import make_spec, make_step
 
@@ -133,11 +133,14 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_base_is_refused(database: ControlDatabase) -> None:
-    first = database.add_run(command="train", base="tiny", started_at_s=1.0)
+    assert database.machine() is None
+    run = {"command": "train", "base": "tiny", "started_at_s": 1.0}
+    first = database.add_run(machine=Machine("cpu", 2), **run)
     database.bind_base(first, "aaa")
     database.bind_base(first, "aaa")
     with pytest.raises(MloraError, match="began with aaa"):
-        database.bind_base(database.add_run(command="train", base="tiny", started_at_s=2.0), "bbb")
+        database.bind_base(database.add_run(machine=Machine("cuda", 1), **run), "bbb")
+    assert database.machine() == Machine("cpu", 2)
 
 
 def test_differences_name_job_and_field() -> None:
