@@ -168,7 +168,7 @@ def _run(run: Run, is_resumed: bool) -> int:
         return code
     except RayError as error:
         why = f"the run stopped: {str(error).strip().splitlines()[0]}; go on with: {_resume_command(run)}"
-        run.console.print(why, markup=False, highlight=False, soft_wrap=True)
+        _say(run, why)
         return EXIT_SOME_FAILED
 
 
@@ -176,19 +176,28 @@ def _watch(run: Run) -> RunStatus:
     """Show progress until the run is done or interrupted."""
     import ray
 
-    is_budget_shown = False
+    hosts_shown, warnings_shown = False, set[str]()
     with ProgressView(run.console) as view:
         while True:
             status: RunStatus = ray.get(run.placement.status.remote(), timeout=CALL_TIMEOUT_S)
-            if not is_budget_shown and status.phase != "starting":
+            if not hosts_shown and status.phase != "starting":
                 for host in ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
-                    run.console.print(f"{host.id}: {host.summary}", markup=False, highlight=False, soft_wrap=True)
-                is_budget_shown = True
-            if is_budget_shown:
+                    _say(run, f"{host.id}: {host.summary}")
+                hosts_shown = True
+            for warning in status.warnings:
+                if warning not in warnings_shown:
+                    _say(run, f"warning: {warning}")
+                    warnings_shown.add(warning)
+            if hosts_shown:
                 view.update(status)
             if status.phase == "done" or run.interrupt.is_set:
                 return status
             time.sleep(POLL_S)
+
+
+def _say(run: Run, line: str) -> None:
+    """One line, as it is: no markup, no wrapping."""
+    run.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _save_and_stop(run: Run) -> int:
@@ -198,8 +207,8 @@ def _save_and_stop(run: Run) -> int:
     status: RunStatus = ray.get(run.placement.save_and_stop.remote(), timeout=SAVE_TIMEOUT_S)
     ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
     for warning in status.warnings:
-        run.console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    run.console.print(f"saved; go on with: {_resume_command(run)}", markup=False, highlight=False, soft_wrap=True)
+        _say(run, f"warning: {warning}")
+    _say(run, f"saved; go on with: {_resume_command(run)}")
     return EXIT_INTERRUPTED
 
 
@@ -222,11 +231,11 @@ def _sum_up(run: Run, status: RunStatus) -> int:
         print(json.dumps(summary))
     else:
         print_summary(summary, run.console)
-    for line in [note, *status.warnings, status.error, unwritten]:
+    for line in [note, status.error, unwritten]:
         if line:
-            run.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            _say(run, line)
     if status.error or unwritten:
-        run.console.print(f"go on with: {_resume_command(run)}", markup=False, highlight=False, soft_wrap=True)
+        _say(run, f"go on with: {_resume_command(run)}")
     return EXIT_SOME_FAILED if summary["failed"] or status.error or unwritten else EXIT_SUCCEEDED
 
 
@@ -240,7 +249,7 @@ def _write_summary(run: Run, summary: dict[str, Any]) -> str:
         report = write_report(str(run.directory.root))
     except (OSError, StorageError) as error:
         return f"summary.json and report.html could not be written: {error}"
-    run.console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    _say(run, f"report: {report}")
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import BigInteger, Boolean, Double, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA_VERSION = 1
@@ -29,7 +29,7 @@ class RunRow(Table):
     base_sha256: Mapped[str] = mapped_column(String(64), default="")
     device: Mapped[str] = mapped_column(String(32))
     threads: Mapped[int] = mapped_column(Integer)
-    started_at_s: Mapped[float] = mapped_column(Float)
+    started_at_s: Mapped[float] = mapped_column(Double)
 
 
 class JobRow(Table):
@@ -47,8 +47,8 @@ class JobRow(Table):
     bundle_uri: Mapped[str] = mapped_column(Text, default="")
     weights_sha256: Mapped[str] = mapped_column(String(64), default="")
     error: Mapped[str] = mapped_column(Text, default="")
-    num_tokens: Mapped[int] = mapped_column(Integer, default=0)
-    submitted_at_s: Mapped[float] = mapped_column(Float)
+    num_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    submitted_at_s: Mapped[float] = mapped_column(Double)
 
 
 class StepRow(Table):
@@ -58,14 +58,14 @@ class StepRow(Table):
     job: Mapped[str] = mapped_column(ForeignKey("jobs.name"), primary_key=True)
     step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     epoch: Mapped[int] = mapped_column(Integer)
-    data_epoch: Mapped[float] = mapped_column(Float)
-    loss: Mapped[float] = mapped_column(Float)
-    learning_rate: Mapped[float] = mapped_column(Float)
-    grad_norm: Mapped[float] = mapped_column(Float)
+    data_epoch: Mapped[float] = mapped_column(Double)
+    loss: Mapped[float] = mapped_column(Double)
+    learning_rate: Mapped[float] = mapped_column(Double)
+    grad_norm: Mapped[float] = mapped_column(Double)
     num_tokens: Mapped[int] = mapped_column(Integer)
     num_target_tokens: Mapped[int] = mapped_column(Integer)
-    seconds: Mapped[float] = mapped_column(Float)
-    eval_loss: Mapped[float | None] = mapped_column(Float, nullable=True)
+    seconds: Mapped[float] = mapped_column(Double)
+    eval_loss: Mapped[float | None] = mapped_column(Double, nullable=True)
 
 
 class BundleRow(Table):
@@ -86,7 +86,7 @@ class EventRow(Table):
 
     __tablename__ = "events"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    at_s: Mapped[float] = mapped_column(Float)
+    at_s: Mapped[float] = mapped_column(Double)
     kind: Mapped[str] = mapped_column(String(32))
     job: Mapped[str] = mapped_column(String(255), default="")
     host: Mapped[str] = mapped_column(String(255), default="")
