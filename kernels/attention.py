@@ -28,7 +28,7 @@ class Bucket(NamedTuple):
 
 
 class SequenceIndex(NamedTuple):
-    """Where each packed row sits: `place` [T] indexes the buckets' places laid end to end, and past them for padding."""
+    """Where each packed row sits: `place` [T] indexes the buckets' places laid end to end; padding's is past them."""
 
     buckets: tuple[Bucket, ...]
     place: Tensor

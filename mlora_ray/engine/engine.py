@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
-
 from mlora_ray.engine.adapter import BUFFER_ROWS, AdapterLayout, AdapterState, build_layout
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.executor import RowResult, run_row
 from mlora_ray.engine.memory import Budget, detect_limit, plan_budget, process_bytes
 from mlora_ray.engine.paging import Pager
-from mlora_ray.engine.row import Request, Scratch, padded_rows
+from mlora_ray.engine.row import Request, padded_rows
 from mlora_ray.engine.rows import Rows
+from mlora_ray.engine.scratch import ScratchPool
 from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
 from mlora_ray.types import JobSpec, Progress, StepReport
@@ -55,7 +54,7 @@ class Engine:
         self.budget: Budget = plan_budget(base, limit, adapter_memory_bytes, token_budget)
         self._trainings: dict[str, Training] = {}
         self._pager = Pager(self.budget.adapter_bytes, page_dir, page_steps, str(base.device))
-        self._scratch: dict[AdapterLayout, list[Scratch]] = {}
+        self._scratch = ScratchPool(self.budget.scratch_bytes, base.dtype)
         self._layouts: dict[object, AdapterLayout] = {}
 
     # -- who trains ----------------------------------------------------------------------------------------------
@@ -162,13 +161,14 @@ class Engine:
         for training in sorted(resident, key=lambda t: (t.scratch is None, t.served_tokens, t.spec.name)):
             if room <= 0:
                 break
-            if training.scratch is None and not self._has_scratch_room(training):
+            if training.scratch is None and not self._scratch.has_room(training.layout):
                 continue
             for nano in training.waiting():
                 if picked and padded_rows(nano.num_tokens) > room:
                     break
                 if training.scratch is None:
-                    training.open(self._take_scratch(training))
+                    assert training.state is not None
+                    training.open(self._scratch.take(training.layout, training.state.weights))
                 picked.append((training, training.request(nano)))
                 training.served_tokens += nano.num_tokens
                 room -= padded_rows(nano.num_tokens)
@@ -214,34 +214,10 @@ class Engine:
         training.error = error
         return StepFailure(training.spec.name, training.step, error)
 
-    # -- scratch: what an open step needs ------------------------------------------------------------------------
-
-    def _has_scratch_room(self, training: Training) -> bool:
-        held = sum(_scratch_bytes(s) for t in self._trainings.values() if (s := t.scratch) is not None)
-        need = training.layout.size * (4 + self.base.head_VD.element_size())
-        return held == 0 or held + need <= self.budget.scratch_bytes
-
-    def _take_scratch(self, training: Training) -> Scratch:
-        assert training.state is not None
-        free = self._scratch.setdefault(training.layout, [])
-        weights = training.state.weights
-        if self.base.dtype == torch.float32:
-            grad = free.pop().grad_P if free else torch.zeros_like(weights)
-            return Scratch(training.layout, weights, grad)
-        if not free:
-            compute = torch.zeros_like(weights, dtype=self.base.dtype)
-            free.append(Scratch(training.layout, compute, torch.zeros_like(weights)))
-        scratch = free.pop()
-        scratch.weights_P.copy_(weights)
-        return scratch
-
     def _close(self, training: Training) -> None:
-        """Forget the open step: its scratch goes back, its nano-batches are replayed if it was not finished."""
+        """Forget the open step; its nano-batches are replayed if it was not finished."""
         if training.scratch is not None:
-            pool = self._scratch.setdefault(training.layout, [])
-            held = sum(_scratch_bytes(s) for group in self._scratch.values() for s in group)
-            if held + _scratch_bytes(training.scratch) <= self.budget.scratch_bytes // 2:
-                pool.append(training.scratch)
+            self._scratch.give_back(training.scratch)
         training.close()
 
     # -- evaluation ----------------------------------------------------------------------------------------------
@@ -258,9 +234,3 @@ def _check_tokens(spec: JobSpec, rows: Rows, vocab: int) -> None:
     outside = rows.tokens[(rows.tokens < 0) | (rows.tokens >= vocab)]
     if len(outside):
         raise JobError(f"rows of job {spec.name!r} hold token id {outside[0]}; the base has 0 to {vocab - 1}")
-
-
-def _scratch_bytes(scratch: Scratch) -> int:
-    grad = 0 if scratch.grad_P is None else scratch.grad_P.numel() * 4
-    weights = scratch.weights_P
-    return grad + (0 if weights.dtype == torch.float32 else weights.numel() * weights.element_size())

@@ -25,12 +25,13 @@ from mlora_ray.kernels.grouped import Member, Segment
 class Scratch:
     """What an adapter needs only while a step of it is open: weights in the compute dtype and a gradient buffer.
 
-    `grad_P` is fp32 [P], or None for a forward-only use.
+    `grad_P` is fp32 [P], or None for a forward-only use. With empty weights it only keeps the gradient buffer.
     """
 
     def __init__(self, layout: AdapterLayout, weights_P: Tensor, grad_P: Tensor | None) -> None:
         self.layout, self.weights_P, self.grad_P = layout, weights_P, grad_P
-        self.groups = {slot.group: _GroupViews.over(slot, weights_P, grad_P) for slot in layout.groups}
+        groups = layout.groups if weights_P.numel() else ()
+        self.groups = {slot.group: _GroupViews.over(slot, weights_P, grad_P) for slot in groups}
 
 
 class _GroupViews(NamedTuple):
