@@ -86,4 +86,5 @@ def make_engine(base: Base, **settings: int | str) -> Engine:
 
 def renamed(job: JobSpec, name: str, **train: object) -> JobSpec:
     """The same job under another name, with other training settings."""
-    return dataclasses.replace(job, name=name, train=dataclasses.replace(job.train, **train))  # type: ignore[arg-type]
+    settings = dataclasses.replace(job.train, **train)  # type: ignore[arg-type]
+    return dataclasses.replace(job, name=name, train=settings, total_steps=settings.max_steps)

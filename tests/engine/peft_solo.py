@@ -17,8 +17,11 @@ from mlora_ray.targets import is_regex
 from mlora_ray.types import LoraSpec
 
 
-def peft_model(stock: nn.Module, lora: LoraSpec, state: AdapterState) -> Any:
-    """A copy of `stock` with a PEFT adapter that holds the weights of `state`, configured from the same fields."""
+def peft_model(stock: nn.Module, lora: LoraSpec, state: AdapterState, fp32: bool = False) -> Any:
+    """A copy of `stock` with a PEFT adapter that holds the weights of `state`, configured from the same fields.
+
+    `fp32`: its weights are fp32 masters whatever the base's dtype, as PEFT does by default.
+    """
     import peft
 
     targets: Any = lora.target_modules
@@ -31,7 +34,7 @@ def peft_model(stock: nn.Module, lora: LoraSpec, state: AdapterState) -> Any:
         target_modules=targets[0] if is_string else list(targets),
         layers_to_transform=list(lora.layers_to_transform) or None,
     )
-    model = peft.get_peft_model(copy.deepcopy(stock), config, autocast_adapter_dtype=False)
+    model = peft.get_peft_model(copy.deepcopy(stock), config, autocast_adapter_dtype=fp32)
     tensors = {name: torch.from_numpy(array) for name, array in peft_tensors(state).items()}
     expected = set(peft.get_peft_model_state_dict(model))
     assert expected == set(tensors), expected ^ set(tensors)

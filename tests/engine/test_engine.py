@@ -1,0 +1,288 @@
+"""Scheduling, paging, the data cursor and the optimizer's schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlora_ray.engine.adapter import BUFFER_ROWS, AdapterState, build_layout
+from mlora_ray.engine.cursor import cut, rows_of_step, steps_per_epoch, total_steps
+from mlora_ray.engine.engine import StepFailure
+from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
+from mlora_ray.engine.paging import Pager
+from mlora_ray.engine.row import keep_mask
+from mlora_ray.engine.rows import from_bytes, make_rows, rows_sha256, to_bytes
+from mlora_ray.engine.training import Training
+from mlora_ray.errors import JobError
+from mlora_ray.types import LoraSpec, StepReport, TrainSpec
+from tests.engine.jobs import make_engine, make_job, mixed_job, random_rows, renamed, train_all
+from tests.engine.models import as_base, stock_model
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return as_base(stock_model("Llama"))
+
+
+# -- the data cursor -------------------------------------------------------------------------------------------------
+
+
+@given(lengths=LENGTHS, limit=st.integers(1, 100))
+def test_a_cut_keeps_every_row_in_order_within_the_limit(lengths: list[int], limit: int) -> None:
+    nano_batches = cut(list(range(len(lengths))), np.asarray(lengths), limit)
+    assert [row for nano in nano_batches for row in nano] == list(range(len(lengths)))
+    for nano in nano_batches:
+        assert len(nano) == 1 or sum(lengths[i] for i in nano) <= limit
+    for nano, following in itertools.pairwise(nano_batches):
+        assert sum(lengths[i] for i in (*nano, following[0])) > limit, "a nano-batch could hold more"
+
+
+@given(lengths=LENGTHS, batch=st.integers(1, 9), accumulation=st.integers(1, 4), seed=st.integers(0, 9))
+def test_a_data_pass_takes_every_row_once(lengths: list[int], batch: int, accumulation: int, seed: int) -> None:
+    train = TrainSpec(batch_size=batch, gradient_accumulation_steps=accumulation, seed=seed)
+    steps = steps_per_epoch(train, len(lengths))
+    passes = []
+    for data_pass in range(2):
+        plans = [rows_of_step(train, np.asarray(lengths), data_pass * steps + s, 64) for s in range(steps)]
+        rows = [row for plan in plans for nano in plan.nano_batches for row in nano]
+        assert sorted(rows) == list(range(len(lengths)))
+        assert all(plan.nano_batches for plan in plans)
+        assert plans[-1].data_epoch == data_pass + 1
+        passes.append(rows)
+    if len(lengths) > 8:
+        assert passes[0] != passes[1], "each data pass is shuffled anew"
+
+
+@given(rows=st.integers(1, 200), batch=st.integers(1, 9), accumulation=st.integers(1, 4), epochs=st.floats(0.1, 4))
+def test_total_steps(rows: int, batch: int, accumulation: int, epochs: float) -> None:
+    """As transformers' Trainer counts them."""
+    train = TrainSpec(batch_size=batch, gradient_accumulation_steps=accumulation, num_epochs=epochs)
+    batches = math.ceil(rows / batch)
+    per_epoch = max(1, batches // accumulation + int(batches % accumulation > 0))
+    assert total_steps(train, rows) == math.ceil(epochs * per_epoch)
+    assert total_steps(dataclasses.replace(train, max_steps=7), rows) == 7
+
+
+def test_rows_round_trip() -> None:
+    rows = make_rows([([1, 2, 3], [False, True, True]), ([4], [True]), ([5, 6], [True, False])])
+    again = from_bytes(to_bytes(rows))
+    assert rows_sha256(again) == rows_sha256(rows)
+    assert again.num_targets().tolist() == [2, 0, 0]
+    assert again.lengths.tolist() == [3, 1, 2]
+
+
+# -- schedule and optimizer ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant", "constant_with_warmup"])
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.13, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [1, 7, 40])
+def test_schedule_is_that_of_transformers(kind: str, warmup_ratio: float, steps: int) -> None:
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = get_scheduler(kind, optimizer, math.ceil(steps * warmup_ratio), steps)
+    train = TrainSpec(learning_rate=0.3, lr_scheduler_type=kind, warmup_ratio=warmup_ratio)
+    for step in range(steps):
+        assert learning_rate(train, step, steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
+def test_clipping_is_that_of_torch(scale: float) -> None:
+    grad = torch.randn(100, generator=torch.Generator().manual_seed(0)) * scale
+    parameter = torch.nn.Parameter(torch.zeros(100))
+    parameter.grad = grad.clone()
+    expected = torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+    assert clip_(grad, 1.0) == pytest.approx(float(expected), rel=1e-6)
+    torch.testing.assert_close(grad, parameter.grad)
+
+
+@pytest.mark.parametrize("optim", BUFFER_ROWS)
+def test_loraplus_gives_b_its_own_rate(optim: str, base) -> None:
+    train = TrainSpec(optim=optim, loraplus_lr_ratio=4.0, weight_decay=0.0)
+    layout = build_layout(LoraSpec(r=4), base.groups)
+    moved = []
+    for ratio in (1.0, 4.0):
+        state = AdapterState(layout, torch.zeros(BUFFER_ROWS[optim], layout.size), 0)
+        optimizer_step_(state, torch.ones(layout.size), dataclasses.replace(train, loraplus_lr_ratio=ratio), 0.01)
+        moved.append(state.weights)
+    torch.testing.assert_close(moved[1][: layout.num_a], moved[0][: layout.num_a])
+    torch.testing.assert_close(moved[1][layout.num_a :], 4.0 * moved[0][layout.num_a :])
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_dropout_mask(p: float) -> None:
+    mask = keep_mask((1, 2, 3, 4), (400, 96), p, torch.zeros(()))
+    assert sorted(set(mask.flatten().tolist())) == pytest.approx([0.0, 1.0 / (1.0 - p)])
+    assert float((mask == 0).float().mean()) == pytest.approx(p, abs=0.01)
+    assert torch.equal(mask, keep_mask((1, 2, 3, 4), (400, 96), p, torch.zeros(())))
+    for other in ((2, 2, 3, 4), (1, 3, 3, 4), (1, 2, 4, 4), (1, 2, 3, 5)):
+        assert not torch.equal(mask, keep_mask(other, (400, 96), p, torch.zeros(())))
+
+
+# -- paging ----------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 10_000), capacity=st.integers(1, 4), page_steps=st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_paging_ledger(base, tmp_path_factory, seed: int, capacity: int, page_steps: int) -> None:
+    """Random admits, forgets, turns and steps: the ledger holds, no state is lost or mixed up."""
+    rng = random.Random(seed)
+    layout = build_layout(LoraSpec(r=2, target_modules=("q_proj",)), base.groups)
+    rows = random_rows(0, 2, 3, 5)
+    folder: Path = tmp_path_factory.mktemp("pages")
+    trainings: dict[str, Training] = {}
+    pager = Pager(capacity * 3 * layout.size * 4, str(folder), page_steps, "cpu")
+    steps: dict[str, int] = {}
+    for at in range(60):
+        name = rng.choice(sorted(trainings)) if trainings else ""
+        action = rng.choice(["admit", "admit with state", "forget", "turn", "turn", "turn"])
+        if action.startswith("admit"):
+            name = f"job{at}"
+            spec = make_job(name, LoraSpec(r=2, target_modules=("q_proj",)), TrainSpec(seed=at, max_steps=6))
+            trainings[name] = Training(spec, rows, layout)
+            state = trainings[name].fresh_state("cpu") if action == "admit with state" else None
+            pager.admit(trainings[name], state)
+            steps[name] = 0
+        elif action == "forget" and name:
+            state = pager.forget(trainings.pop(name))
+            assert (state.step if state else 0) == steps.pop(name)
+        elif action == "turn":
+            for training in pager.make_resident([t for t in trainings.values() if not t.is_over]):
+                assert training.state is not None
+                assert training.state.step == training.step == steps[training.spec.name]
+                training.state.flat[0] += 1.0
+                training.state.step = training.step = training.step + 1
+                training.steps_since_paged_in += 1
+                steps[training.spec.name] += 1
+        pager.check_integrity()
+        assert {p.stem for p in folder.glob("*")} <= set(trainings), "a page of a job that is gone"
+    for name, training in trainings.items():
+        state = pager.fetch(training)
+        expected = training.fresh_state("cpu")
+        expected.flat[0] += steps[name]
+        assert (state or training.fresh_state("cpu")).step == steps[name]
+        torch.testing.assert_close((state or training.fresh_state("cpu")).flat, expected.flat)
+
+
+# -- the engine ------------------------------------------------------------------------------------------------------
+
+
+def test_forty_jobs_with_room_for_four(base) -> None:
+    engine = make_engine(base)
+    spec, _ = mixed_job(0)
+    one = engine.layout(spec).size * 3 * 4
+    engine = make_engine(base, adapter_memory_bytes=4 * one, page_steps=2)
+    for i in range(40):
+        engine.admit(renamed(spec, f"job{i}", seed=i), random_rows(i, 6, 3, 20, vocab=320))
+    reports = []
+    while engine.has_work:
+        reports += engine.step()
+        engine._pager.check_integrity()
+    assert {(r.job, r.step) for r in reports} == {(f"job{i}", s) for i in range(40) for s in range(1, 6)}
+    assert engine.num_page_outs >= 36
+    assert len({engine.state(f"job{i}").sha256() for i in range(40)}) == 40
+    engine.close()
+
+
+def test_every_job_is_served_by_its_tokens(base) -> None:
+    """A job of short batches is not held back by one of long batches."""
+    engine = make_engine(base, token_budget=64)
+    short, long = (make_job(n, LoraSpec(r=4), TrainSpec(max_steps=20, batch_size=1)) for n in ("short", "long"))
+    engine.admit(short, random_rows(0, 20, 8, 8, vocab=320))
+    engine.admit(long, random_rows(1, 20, 64, 64, vocab=320))
+    order = [r.job for r in train_all(engine)]
+    assert order.index("long") <= 3
+    assert order[: len(order) // 2].count("short") >= 15
+
+
+def test_a_row_is_never_longer_than_the_budget_but_for_one_nano_batch(base, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(base, token_budget=100)
+    for i in range(6):
+        engine.admit(mixed_job(i)[0], random_rows(i, 12, 3, 90, vocab=320))
+    rows = []
+
+    def recorded(resident):
+        picked = pick(resident)
+        rows.append([request.num_tokens for _, request in picked])
+        return picked
+
+    pick = engine._pick
+    monkeypatch.setattr(engine, "_pick", recorded)
+    train_all(engine)
+    assert all(len(row) == 1 or sum(row) <= 100 for row in rows)
+    assert max(len(row) for row in rows) > 3
+
+
+def test_reports(base) -> None:
+    engine = make_engine(base)
+    spec, rows = mixed_job(0)[0], random_rows(0, 5, 3, 20, vocab=320)
+    engine.admit(renamed(spec, "job", batch_size=2, max_steps=3), rows)
+    assert engine.jobs == ("job",)
+    reports = [r for r in train_all(engine) if isinstance(r, StepReport)]
+    assert [r.step for r in reports] == [1, 2, 3]
+    assert [r.data_epoch for r in reports] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert sum(r.num_tokens for r in reports) == len(rows.tokens)
+    assert sum(r.num_target_tokens for r in reports) == rows.num_targets().sum()
+    assert all(r.grad_norm > 0 and r.seconds > 0 for r in reports)
+    assert engine.is_done("job")
+    assert engine.jobs == ()
+    assert engine.progress("job").step == 3
+    assert engine.step() == []
+
+
+def test_refusals(base) -> None:
+    engine = make_engine(base)
+    spec, rows = mixed_job(0)[0], random_rows(0, 5, 3, 20, vocab=320)
+    engine.admit(spec, rows)
+    with pytest.raises(JobError, match="already here"):
+        engine.admit(spec, rows)
+    other = renamed(spec, "other")
+    with pytest.raises(JobError, match="match no linear of the base; it has"):
+        engine.admit(dataclasses.replace(other, lora=LoraSpec(target_modules=("nope",))), rows)
+    with pytest.raises(JobError, match="r=500 is larger than"):
+        engine.admit(dataclasses.replace(other, lora=LoraSpec(r=500)), rows)
+    with pytest.raises(JobError, match="longer than the base's 256 positions"):
+        engine.admit(other, random_rows(0, 1, 257, 257, vocab=320))
+    sgd = AdapterState.fresh(engine.layout(spec), spec.lora, TrainSpec(optim="sgd"))
+    with pytest.raises(JobError, match="has 1 buffers, adamw needs 3"):
+        engine.admit(renamed(other, "other", optim="adamw"), rows, state=sgd)
+    with pytest.raises(JobError, match="saved state has shape"):
+        AdapterState.from_arrays(engine.layout(spec), {"flat": np.zeros((3, 5)), "step": np.asarray([1])})
+    assert engine.jobs == (spec.name,)
+
+
+def test_an_evicted_job_never_started_has_no_state(base) -> None:
+    engine = make_engine(base)
+    spec, rows = mixed_job(0)[0], random_rows(0, 5, 3, 20, vocab=320)
+    engine.admit(spec, rows)
+    assert engine.evict(spec.name) is None
+    engine.admit(spec, rows)
+    assert not [r for r in train_all(engine) if isinstance(r, StepFailure)]
+    state = engine.evict(spec.name)
+    assert state is not None
+    assert state.step == 5
+
+
+def test_a_failed_job_keeps_its_last_good_state(base) -> None:
+    engine = make_engine(base)
+    spec, rows = renamed(mixed_job(0)[0], "job", learning_rate=1e30), random_rows(0, 24, 3, 20, vocab=320)
+    engine.admit(spec, rows)
+    failures = [r for r in train_all(engine) if isinstance(r, StepFailure)]
+    assert [(f.job, f.step) for f in failures] == [("job", 1)]
+    assert engine.state("job").step == 1
+    assert torch.isfinite(engine.state("job").flat).all()
+    assert not engine.is_done("job")

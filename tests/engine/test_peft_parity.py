@@ -1,0 +1,71 @@
+"""One job through PEFT's and transformers' own loop and through the engine reaches the same eval loss."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mlora_ray.bases import resolve_base
+from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.engine.base import prepare_base
+from mlora_ray.engine.cursor import rows_of_step
+from mlora_ray.engine.rows import Rows, make_rows
+from mlora_ray.types import LoraSpec, TrainSpec
+from tests.engine.jobs import make_engine, make_job, train_all
+from tests.engine.peft_solo import peft_model, solo_loss
+
+STEPS = 20
+WORDS = ("red", "green", "blue", "seven", "river", "stone", "winter", "lamp", "paper", "quiet")
+
+
+def task(tokenizer, seed: int, number: int) -> Rows:
+    """Say three words backwards; the loss counts on the answer."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(number):
+        words = rng.choice(WORDS, 3).tolist()
+        prompt = tokenizer.encode("Backwards: " + " ".join(words) + " ->")
+        answer = tokenizer.encode(" " + " ".join(reversed(words)) + "\n")
+        pairs.append((prompt + answer, [False] * len(prompt) + [True] * len(answer)))
+    return make_rows(pairs)
+
+
+@pytest.mark.base135m
+def test_same_eval_loss_as_peft_s_own_loop() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
+
+    spec = resolve_base("smollm2-135m", "bfloat16")
+    tokenizer = AutoTokenizer.from_pretrained(spec.path)
+    rows, eval_rows = task(tokenizer, 0, 40), task(tokenizer, 1, 12)
+    lora = LoraSpec(r=8, lora_alpha=16)
+    train = TrainSpec(learning_rate=5e-4, batch_size=4, num_epochs=0, max_steps=STEPS, warmup_ratio=0.1)
+    stock = AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.bfloat16)
+
+    base = prepare_base(AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.bfloat16), spec)
+    engine = make_engine(base, token_budget=256)
+    job = dataclasses.replace(make_job("job", lora, train), base=spec)
+    fresh = AdapterState.fresh(engine.layout(job), lora, train)
+    model = peft_model(stock, lora, fresh, fp32=True).train()
+    engine.admit(job, rows, state=fresh)
+    train_all(engine)
+    before, ours = engine.evaluate([(None, None, eval_rows), (engine.state("job"), job, eval_rows)])
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=train.learning_rate, weight_decay=0.0)
+    scheduler = get_scheduler("linear", optimizer, 2, STEPS)
+    for step in range(STEPS):
+        plan = rows_of_step(train, rows.lengths, step, job.nano_batch_tokens)
+        loss = solo_loss(model, rows, tuple(row for nano in plan.nano_batches for row in nano))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, train.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        theirs = float(solo_loss(model.eval(), eval_rows, tuple(range(eval_rows.num_rows))))
+    print(f"eval loss before {before:.4f}, ours {ours:.5f}, PEFT's {theirs:.5f}, off {ours / theirs - 1:+.4%}")
+    assert theirs < 0.7 * before
+    assert ours == pytest.approx(theirs, rel=5e-3)
