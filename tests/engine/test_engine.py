@@ -224,7 +224,7 @@ def test_a_row_is_never_longer_than_the_budget_but_for_one_nano_batch(base, monk
     monkeypatch.setattr(engine, "_pick", recorded)
     train_all(engine)
     assert all(len(row) == 1 or sum(row) <= 100 for row in rows)
-    assert max(len(row) for row in rows) > 3
+    assert max(len(row) for row in rows) >= 3
 
 
 def test_reports(base) -> None:

@@ -37,14 +37,14 @@ def task(tokenizer, seed: int, number: int) -> Rows:
 def test_same_eval_loss_as_peft_s_own_loop() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
-    spec = resolve_base("smollm2-135m", "bfloat16")
+    spec = resolve_base("smollm2-135m", "float32")
     tokenizer = AutoTokenizer.from_pretrained(spec.path)
     rows, eval_rows = task(tokenizer, 0, 40), task(tokenizer, 1, 12)
     lora = LoraSpec(r=8, lora_alpha=16)
     train = TrainSpec(learning_rate=5e-4, batch_size=4, num_epochs=0, max_steps=STEPS, warmup_ratio=0.1)
-    stock = AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.bfloat16)
+    stock = AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.float32)
 
-    base = prepare_base(AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.bfloat16), spec)
+    base = prepare_base(AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.float32), spec, tile=128)
     engine = make_engine(base, token_budget=256)
     job = dataclasses.replace(make_job("job", lora, train), base=spec)
     fresh = AdapterState.fresh(engine.layout(job), lora, train)
