@@ -28,7 +28,7 @@ def peft_model(stock: nn.Module, lora: LoraSpec, state: AdapterState, fp32: bool
     is_string = targets == ("all-linear",) or is_regex(targets)
     config = peft.LoraConfig(
         r=lora.r,
-        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.lora_alpha,
         use_rslora=lora.use_rslora,
         rank_pattern=dict(lora.rank_pattern),
         target_modules=targets[0] if is_string else list(targets),

@@ -76,7 +76,7 @@ def torch_lion(parameters: list[torch.nn.Parameter], rates: list[float], weight_
     """Lion of arXiv 2302.06675, algorithm 2."""
 
     class Lion(torch.optim.Optimizer):
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> Any:
             for group in self.param_groups:
                 for p in group["params"]:
                     m = self.state[p].setdefault("m", torch.zeros_like(p))

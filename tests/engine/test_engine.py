@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlora_ray.engine.adapter import BUFFER_ROWS, AdapterState, build_layout
+from mlora_ray.engine.base import Base
 from mlora_ray.engine.cursor import cut, rows_of_step, steps_per_epoch, total_steps
 from mlora_ray.engine.engine import StepFailure
 from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
 from mlora_ray.engine.paging import Pager
-from mlora_ray.engine.row import keep_mask
+from mlora_ray.engine.row import Request, keep_mask
 from mlora_ray.engine.rows import from_bytes, make_rows, rows_sha256, to_bytes
 from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
@@ -31,7 +32,7 @@ LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
 @pytest.fixture(scope="module")
-def base():
+def base() -> Base:
     return as_base(stock_model("Llama"))
 
 
@@ -111,7 +112,7 @@ def test_clipping_is_that_of_torch(scale: float) -> None:
 
 
 @pytest.mark.parametrize("optim", BUFFER_ROWS)
-def test_loraplus_gives_b_its_own_rate(optim: str, base) -> None:
+def test_loraplus_gives_b_its_own_rate(optim: str, base: Base) -> None:
     train = TrainSpec(optim=optim, loraplus_lr_ratio=4.0, weight_decay=0.0)
     layout = build_layout(LoraSpec(r=4), base.groups)
     moved = []
@@ -138,7 +139,9 @@ def test_dropout_mask(p: float) -> None:
 
 @given(seed=st.integers(0, 10_000), capacity=st.integers(1, 4), page_steps=st.integers(1, 3))
 @settings(max_examples=25, deadline=None)
-def test_paging_ledger(base, tmp_path_factory, seed: int, capacity: int, page_steps: int) -> None:
+def test_paging_ledger(
+    base: Base, tmp_path_factory: pytest.TempPathFactory, seed: int, capacity: int, page_steps: int
+) -> None:
     """Random admits, forgets, turns and steps: the ledger holds, no state is lost or mixed up."""
     rng = random.Random(seed)
     layout = build_layout(LoraSpec(r=2, target_modules=("q_proj",)), base.groups)
@@ -181,7 +184,7 @@ def test_paging_ledger(base, tmp_path_factory, seed: int, capacity: int, page_st
 # -- the engine ------------------------------------------------------------------------------------------------------
 
 
-def test_forty_jobs_with_room_for_four(base) -> None:
+def test_forty_jobs_with_room_for_four(base: Base) -> None:
     engine = make_engine(base)
     spec, _ = mixed_job(0)
     one = engine.layout(spec).size * 3 * 4
@@ -198,7 +201,7 @@ def test_forty_jobs_with_room_for_four(base) -> None:
     engine.close()
 
 
-def test_every_job_is_served_by_its_tokens(base) -> None:
+def test_every_job_is_served_by_its_tokens(base: Base) -> None:
     """A job of short batches is not held back by one of long batches."""
     engine = make_engine(base, token_budget=64)
     short, long = (make_job(n, LoraSpec(r=4), TrainSpec(max_steps=20, batch_size=1)) for n in ("short", "long"))
@@ -209,13 +212,13 @@ def test_every_job_is_served_by_its_tokens(base) -> None:
     assert order[: len(order) // 2].count("short") >= 15
 
 
-def test_a_row_is_never_longer_than_the_budget_but_for_one_nano_batch(base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_holds_the_budget_or_one_nano_batch(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_engine(base, token_budget=100)
     for i in range(6):
         engine.admit(mixed_job(i)[0], random_rows(i, 12, 3, 90, vocab=320))
-    rows = []
+    rows: list[list[int]] = []
 
-    def recorded(resident):
+    def recorded(resident: list[Training]) -> list[tuple[Training, Request]]:
         picked = pick(resident)
         rows.append([request.num_tokens for _, request in picked])
         return picked
@@ -227,7 +230,7 @@ def test_a_row_is_never_longer_than_the_budget_but_for_one_nano_batch(base, monk
     assert max(len(row) for row in rows) >= 3
 
 
-def test_reports(base) -> None:
+def test_reports(base: Base) -> None:
     engine = make_engine(base)
     spec, rows = mixed_job(0)[0], random_rows(0, 5, 3, 20, vocab=320)
     engine.admit(renamed(spec, "job", batch_size=2, max_steps=3), rows)
@@ -244,7 +247,7 @@ def test_reports(base) -> None:
     assert engine.step() == []
 
 
-def test_refusals(base) -> None:
+def test_refusals(base: Base) -> None:
     engine = make_engine(base)
     spec, rows = mixed_job(0)[0], random_rows(0, 5, 3, 20, vocab=320)
     engine.admit(spec, rows)
@@ -265,7 +268,7 @@ def test_refusals(base) -> None:
     assert engine.jobs == (spec.name,)
 
 
-def test_an_evicted_job_never_started_has_no_state(base) -> None:
+def test_an_evicted_job_never_started_has_no_state(base: Base) -> None:
     engine = make_engine(base)
     spec, rows = mixed_job(0)[0], random_rows(0, 5, 3, 20, vocab=320)
     engine.admit(spec, rows)
@@ -277,7 +280,7 @@ def test_an_evicted_job_never_started_has_no_state(base) -> None:
     assert state.step == 5
 
 
-def test_a_failed_job_keeps_its_last_good_state(base) -> None:
+def test_a_failed_job_keeps_its_last_good_state(base: Base) -> None:
     engine = make_engine(base)
     spec, rows = renamed(mixed_job(0)[0], "job", learning_rate=1e30), random_rows(0, 24, 3, 20, vocab=320)
     engine.admit(spec, rows)

@@ -56,7 +56,7 @@ def started(base: str, dtype: str, threads: int) -> subprocess.Popen[str]:
     if (base, dtype, threads) in _running:
         return _running[base, dtype, threads]
     command = [sys.executable, "-m", "tests.engine.scenarios", base, dtype, str(threads)]
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _running[base, dtype, threads] = running
     return running

@@ -110,7 +110,10 @@ print(json.dumps(dict(
 @pytest.mark.base135m
 @pytest.mark.parametrize(("dtype", "length"), [("bfloat16", 64), ("bfloat16", 992), ("float32", 992)])
 def test_activations_are_within_the_bound(dtype: str, length: int) -> None:
-    """Growth of the process over the loaded base, less the states, in one packed row. 992 is the longest that keeps its scores."""
+    """Growth of the process over the loaded base, less the states, in one packed row.
+
+    992 tokens are the longest sequence that keeps its scores.
+    """
     code = MEASURE.format(dtype=dtype, tokens=ROW_TOKENS // length * length, length=length, limit=16 * GIB, rank=4)
     got = run_python(code)
     print({name: f"{value / 1e6:.3f} MB" for name, value in got.items()})

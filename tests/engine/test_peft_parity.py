@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ STEPS = 20
 WORDS = ("red", "green", "blue", "seven", "river", "stone", "winter", "lamp", "paper", "quiet")
 
 
-def task(tokenizer, seed: int, number: int) -> Rows:
+def task(tokenizer: Any, seed: int, number: int) -> Rows:
     """Say three words backwards; the loss counts on the answer."""
     rng = np.random.default_rng(seed)
     pairs = []
