@@ -25,7 +25,8 @@ from tests.engine.jobs import make_engine, mixed_job, random_rows, renamed, trai
 from tests.engine.models import as_base, stock_model
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 280
+LIMIT_S = 840  # two threads on a machine that is busy with other things wait for each other at every kernel
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 VARIANTS = [("bfloat16", 1), ("bfloat16", 2), ("float32", 1), ("float32", 2)]
 SCENARIOS = [
     *(f"neighbours {n}" for n in (1, 3, 7, 31)),
