@@ -141,14 +141,16 @@ class Engine:
     def step(self) -> list[StepReport | StepFailure]:
         """Run one packed row; report every optimizer step that it completed and every adapter that it stopped."""
         resident = self._pager.make_resident([t for t in self._trainings.values() if not t.is_over])
+        out: list[StepReport | StepFailure] = [
+            StepFailure(t.spec.name, t.step, t.error) for t in self._pager.take_unreadable()
+        ]
         picked = self._pick(resident)
         if not picked:
-            return []
-        out: list[StepReport | StepFailure] = []
+            return out
         try:
             results = run_row(self.base, [request for _, request in picked], has_backward=True)
         except Exception as error:  # noqa: BLE001 - the tenant's edge: find whose failure it is
-            return self._isolate(picked, error)
+            return out + self._isolate(picked, error)
         for (training, _), result in zip(picked, results, strict=True):
             if not training.is_over:
                 out += self._account(training, result)

@@ -7,14 +7,18 @@ Paging moves whole states at step boundaries, so it changes no bit.
 from __future__ import annotations
 
 import itertools
-import shutil
+import logging
 import tempfile
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mlora_ray.engine.adapter import AdapterState
 from mlora_ray.engine.training import Training
+from mlora_ray.errors import JobError
+
+_log = logging.getLogger(__name__)
 
 
 class Pager:
@@ -23,8 +27,9 @@ class Pager:
     def __init__(self, capacity_bytes: int, page_dir: str, page_steps: int, device: str) -> None:
         self.capacity_bytes, self.page_steps, self.device = capacity_bytes, page_steps, device
         self.num_page_outs = 0
-        self._is_own_dir = not page_dir
-        self._dir = Path(page_dir or tempfile.mkdtemp(prefix="mlora-pages-"))
+        self.unreadable: list[Training] = []  # failed because their page was lost; the engine reports them
+        self._given_dir = page_dir
+        self._own_dir: tempfile.TemporaryDirectory[str] | None = None
         self._resident: list[Training] = []
         self._pages: dict[Training, Path] = {}
         self._turns = itertools.count(1)
@@ -62,17 +67,36 @@ class Pager:
         """Bring in as many of `trainings` as fit, longest wait first. Returns those that are resident."""
         waiting = sorted((t for t in trainings if t not in self._resident), key=lambda t: t.turn)
         for training in waiting:
-            while self._used() + training.state_bytes > self.capacity_bytes and (out := self._evictable()):
-                self._resident.remove(out)
-                out.turn = next(self._turns)
-                self._write_page(out)
-            if self._used() + training.state_bytes > self.capacity_bytes:
+            if not self._make_room(training.state_bytes):
                 break
-            training.state = self.fetch(training) or training.fresh_state(self.device)
+            try:
+                training.state = self.fetch(training) or training.fresh_state(self.device)
+            except (OSError, SafetensorError, JobError) as error:
+                training.error = f"its page cannot be read: {error}"
+                self._pages.pop(training, None)
+                self.unreadable.append(training)
+                continue
             training.steps_since_paged_in = 0
             self._resident.append(training)
         self.check_integrity()
         return [t for t in self._resident if not t.is_over]
+
+    def _make_room(self, num_bytes: int) -> bool:
+        """Send out adapters until `num_bytes` fit. A page that cannot be written stays in memory and others wait."""
+        while self._used() + num_bytes > self.capacity_bytes and (out := self._evictable()):
+            try:
+                self._write_page(out)
+            except (OSError, SafetensorError) as error:
+                _log.warning("event=page_out_failed job=%s error=%r", out.spec.name, str(error))
+                return False
+            self._resident.remove(out)
+            out.turn = next(self._turns)
+        return self._used() + num_bytes <= self.capacity_bytes
+
+    def take_unreadable(self) -> list[Training]:
+        """Jobs whose page was lost since the last call."""
+        taken, self.unreadable = self.unreadable, []
+        return taken
 
     def check_integrity(self) -> None:
         assert self._used() <= self.capacity_bytes, "resident adapters exceed the adapter memory"
@@ -81,8 +105,8 @@ class Pager:
 
     def close(self) -> None:
         """Remove the page directory if it is ours."""
-        if self._is_own_dir:
-            shutil.rmtree(self._dir, ignore_errors=True)
+        if self._own_dir is not None:
+            self._own_dir.cleanup()
 
     def _used(self) -> int:
         return sum(t.state_bytes for t in self._resident)
@@ -96,8 +120,12 @@ class Pager:
 
     def _write_page(self, training: Training) -> None:
         assert training.state is not None
-        self._dir.mkdir(parents=True, exist_ok=True)
-        page = self._pages.setdefault(training, self._dir / f"{training.spec.name}.safetensors")
+        if not self._given_dir and self._own_dir is None:
+            self._own_dir = tempfile.TemporaryDirectory(prefix="mlora-pages-")
+        folder = Path(self._own_dir.name if self._own_dir else self._given_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        page = folder / f"{training.spec.name}.safetensors"
         save_file(training.state.to_arrays(), page)
+        self._pages[training] = page
         training.state = None
         self.num_page_outs += 1
