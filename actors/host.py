@@ -87,6 +87,7 @@ class HostActor:
         from mlora_ray.engine.base import load_base
         from mlora_ray.engine.engine import Engine
         from mlora_ray.hosting import Hosting
+        from mlora_ray.machine import machine_facts
 
         settings = self._settings
         shutil.rmtree(settings.page_dir, ignore_errors=True)  # pages of a process before this one
@@ -112,5 +113,6 @@ class HostActor:
                 adapter_bytes=engine.budget.adapter_bytes,
                 token_budget=engine.budget.token_budget,
                 summary=engine.budget.describe(),
+                facts=tuple(machine_facts(base.device.type).items()),
             )
         )

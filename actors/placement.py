@@ -50,8 +50,8 @@ class PlacementActor:
         self._failing_since_s: float | None = None
         self._run_number = 0
 
-    def begin(self, specs: list[JobSpec], is_resumed: bool) -> None:
-        """Queue the jobs and start ticking."""
+    def begin(self, specs: list[JobSpec], state_bytes: dict[str, int], is_resumed: bool) -> None:
+        """Queue the jobs, of states of `state_bytes` by name, and start ticking."""
         host = self._settings.hosts[0]
         self._run_number = self._db.add_run(
             command=self._settings.command,
@@ -60,9 +60,9 @@ class PlacementActor:
             started_at_s=self._clock.now_s(),
         )
         if is_resumed:
-            self._placement.resume(specs)
+            self._placement.resume(specs, state_bytes)
         else:
-            self._placement.submit(specs)
+            self._placement.submit(specs, state_bytes)
         self._status = self._placement.status("starting")
         self._thread.start()
 
@@ -121,7 +121,8 @@ class PlacementActor:
         before = set(self._hosts.infos)
         self._hosts.admit_ready(self._placement)
         for name in set(self._hosts.infos) - before:
-            self._db.bind_base(self._run_number, self._hosts.infos[name].base_sha256)
+            info = self._hosts.infos[name]
+            self._db.bind_host(self._run_number, info.base_sha256, dict(info.facts))
         self._hosts.tick(self._placement)
         self._placement.sample()
         if self._placement.is_done:

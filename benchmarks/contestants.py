@@ -14,6 +14,7 @@ thrown away, come before the clock on both sides; making the adapters is outside
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -127,8 +128,7 @@ def _features(job: BenchJob, row: int) -> dict[str, list[int]]:
 
 
 def run_ours(jobs: list[BenchJob]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as pages:
-        engine = _load_engine(jobs, pages)
+    with tempfile.TemporaryDirectory() as pages, contextlib.closing(_load_engine(jobs, pages)) as engine:
         _finish(engine, _warm_up(jobs))
         ended = _finish(engine, jobs)
     spent = ended.pop("")
@@ -136,8 +136,7 @@ def run_ours(jobs: list[BenchJob]) -> dict[str, Any]:
 
 
 def run_alone(jobs: list[BenchJob]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as pages:
-        engine = _load_engine(jobs, pages)
+    with tempfile.TemporaryDirectory() as pages, contextlib.closing(_load_engine(jobs, pages)) as engine:
         _finish(engine, _warm_up(jobs))
         spent = {job.spec.name: _finish(engine, [job])[""] for job in jobs}
     total = measure.Spent(sum(s.cpu_s for s in spent.values()), sum(s.wall_s for s in spent.values()))
@@ -146,8 +145,7 @@ def run_alone(jobs: list[BenchJob]) -> dict[str, Any]:
 
 def run_residents(jobs: list[BenchJob]) -> dict[str, Any]:
     """Growth of this process from one resident adapter, after full packed rows, to all of them."""
-    with tempfile.TemporaryDirectory() as pages:
-        engine = _load_engine(jobs, pages)
+    with tempfile.TemporaryDirectory() as pages, contextlib.closing(_load_engine(jobs, pages)) as engine:
         _finish(engine, jobs[:1], is_evicted=False)
         resident, peak = measure.resident_bytes(), measure.peak_bytes()
         _finish(engine, jobs[1:], is_evicted=False)

@@ -12,14 +12,13 @@ from mlora_ray.engine import cursor
 from mlora_ray.engine.rows import rows_sha256, to_bytes
 from mlora_ray.errors import InputError, Mistake, StorageError
 from mlora_ray.row_files import read_rows
-from mlora_ray.shapes import BaseShapes, base_shapes, num_lora_parameters
+from mlora_ray.shapes import BaseShapes, base_shapes, num_lora_parameters, state_bytes
 from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef
 
 if TYPE_CHECKING:
     from rich.table import Table
     from transformers import PreTrainedTokenizerBase
 
-ADAPTER_BYTES_PER_PARAMETER = 12  # float32 weights and two moments
 # Measured on one thread of a busy machine, bfloat16: 204 tokens/s of a 135M base and 17,000 of a base of 0.14M.
 # An estimate for two threads: the work of the weights halves, what a token costs beside it does not.
 PARAMETERS_PER_S = 2 * 204 * 134.5e6
@@ -266,7 +265,7 @@ def _job_cost(spec: JobSpec, lora_parameters: int) -> JobCost:
         steps=spec.total_steps,
         trained_tokens=round(passes * rows.num_tokens),
         lora_parameters=lora_parameters,
-        adapter_bytes=ADAPTER_BYTES_PER_PARAMETER * lora_parameters,
+        adapter_bytes=state_bytes(spec),
     )
 
 
@@ -276,8 +275,10 @@ def check_table(report: CheckReport) -> Table:
 
     total = (
         f"{report['steps']} steps, {report['trained_tokens']} tokens: about {report['seconds']:.0f} s "
-        f"at {report['tokens_per_s']:.0f} tokens/s. Base {report['base_bytes'] / 1e6:.0f} MB, "
-        f"adapters {report['adapter_bytes'] / 1e6:.1f} MB. {report['truncated']} rows cut to max_length."
+        f"at {report['tokens_per_s']:.0f} tokens/s. "
+        f"Memory without activations: base {report['base_bytes'] / 1e6:.0f} MB, "
+        f"adapters {report['adapter_bytes'] / 1e6:.1f} MB; a step's activations come on top. "
+        f"{report['truncated']} rows cut to max_length."
     )
     table = Table(title=f"{report['base']} ({report['dtype']}), {len(report['jobs'])} jobs", caption=total)
     table.add_column("job")

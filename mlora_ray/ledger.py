@@ -31,6 +31,7 @@ class Job:
     record: JobRecord
     tokens_total: int
     kept: list[tuple[int, str]]  # committed bundles whose files are there, oldest first
+    state_bytes: int = 0  # 0: unknown
     progress: Progress | None = None
     is_taken: bool = False  # its host has shown that it has the assignment
     goes_to: str | None = None  # leaving its host: for this one, or ("") to pause
@@ -53,7 +54,11 @@ class Host:
 
 
 def cluster_view(jobs: Collection[Job], hosts: Mapping[str, Host], now_s: float) -> ClusterView:
-    """Living hosts and jobs that are not at an end."""
+    """Living hosts and jobs that are not at an end.
+
+    A host pages between its adapters by itself, so none has a bound (`free_bytes` 0); an adapter that is larger than
+    a host's whole adapter memory is refused there, and its job fails with that reason.
+    """
     adapters = tuple(_adapter_view(j) for j in jobs if not j.record.state.is_final)
     groups: dict[str, list[str]] = {}
     for adapter in adapters:
@@ -64,7 +69,6 @@ def cluster_view(jobs: Collection[Job], hosts: Mapping[str, Host], now_s: float)
             id=name,
             base=h.info.base,
             device_type=h.info.device_type,
-            free_bytes=h.info.adapter_bytes,
             group=tuple(groups.get(name, ())),
             step_s=h.report.step_s,
         )
@@ -111,7 +115,7 @@ def _adapter_view(job: Job) -> AdapterView:
         tokens_done=record.num_tokens,
         tokens_total=job.tokens_total,
         submitted_at_s=record.submitted_at_s,
-        state_bytes=0,
+        state_bytes=job.state_bytes,
         host=record.host or None,
         tenant=spec.tenant,
         priority=spec.priority,

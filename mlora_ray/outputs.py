@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mlora_ray.engine.base import Base
 
 LIBRARIES = ("mlora-ray", "torch", "transformers", "peft", "ray", "safetensors", "numpy")
+# Beyond the vector width: instructions for which a matrix product is summed in another order.
+CPU_FEATURES = ("amx_bf16", "amx_fp16", "amx_int8", "avx512_bf16", "avx512_fp16")
 
 
 class EvalLosses(NamedTuple):
@@ -54,6 +56,21 @@ def library_versions() -> dict[str, str]:
     return {name: version for name in LIBRARIES if (version := _version(name))}
 
 
+def cpu_capability() -> str:
+    """The vector instructions that torch's CPU kernels choose between, such as `AVX512 amx_bf16 avx512_bf16`."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *(name for name in CPU_FEATURES if has.get(name))])
+
+
+def has_native_kernels(device_type: str) -> bool:
+    """Whether this process trains with the fused CPU kernels."""
+    from mlora_ray.kernels.native import library
+
+    return device_type == "cpu" and library() is not None
+
+
 def _version(name: str) -> str:
     try:
         return metadata.version(name)
@@ -79,8 +96,6 @@ def _eval_json(spec: JobSpec, losses: EvalLosses) -> dict[str, Any]:
 def _job_json(spec: JobSpec, base: Base, sha256: str) -> dict[str, Any]:
     import torch
 
-    from mlora_ray.kernels.native import library
-
     device = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type
     return {
         "spec": dataclasses.asdict(spec),
@@ -94,6 +109,8 @@ def _job_json(spec: JobSpec, base: Base, sha256: str) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "row_tile": base.context.tile,
-        "native_kernels": base.device.type == "cpu" and library() is not None,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "cpu_capability": cpu_capability(),
+        "native_kernels": has_native_kernels(base.device.type),
         "weights_sha256": sha256,
     }

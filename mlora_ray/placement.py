@@ -11,7 +11,7 @@ owner bumps its epoch first, so an owner of before commits nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlora_ray.clock import Clock
 from mlora_ray.decisions import DecisionLog, safe_decide
@@ -61,8 +61,10 @@ class Placement:
         self._policy_state = PolicyState()
         self._hosts: dict[str, Host] = {}
         self._jobs: dict[str, Job] = {}
+        self._state_bytes: dict[str, int] = {}
         self._started_s = clock.elapsed_s()
         self._samples: list[tuple[float, float]] = []
+        self._is_sampled = False  # to the end of training
         self._unwritten: set[str] = set()  # jobs whose metrics file lacks committed steps
         self.commits = 0  # bundles committed since the start: a sign of life
         self._load()
@@ -70,17 +72,20 @@ class Placement:
     def _load(self) -> None:
         for record in self._db.jobs():
             name = record.spec.name
-            self._jobs[name] = Job(record, tokens_total(record.spec), self._db.kept_bundles(name))
+            kept, size = self._db.kept_bundles(name), self._state_bytes.get(name, 0)
+            self._jobs[name] = Job(record, tokens_total(record.spec), kept, size)
 
     # -- jobs
 
-    def submit(self, specs: Sequence[JobSpec]) -> None:
-        """Queue new jobs."""
+    def submit(self, specs: Sequence[JobSpec], state_bytes: Mapping[str, int] | None = None) -> None:
+        """Queue new jobs; `state_bytes` by name is for the policy."""
+        self._state_bytes |= state_bytes or {}
         self._db.add_jobs(specs, self._clock.now_s())
         self._load()
 
-    def resume(self, specs: Sequence[JobSpec]) -> None:
+    def resume(self, specs: Sequence[JobSpec], state_bytes: Mapping[str, int] | None = None) -> None:
         """Queue again what has not succeeded, from its last whole bundle; make the files agree with the database."""
+        self._state_bytes |= state_bytes or {}
         self._db.refresh_specs(specs)
         self._db.requeue(self._clock.now_s())
         self._load()
@@ -264,7 +269,10 @@ class Placement:
         return list(self._samples)
 
     def sample(self) -> None:
-        """Add a point to the throughput curve."""
+        """Add a point to the throughput curve; the one at the end of training is the last."""
+        if self._is_sampled:
+            return
+        self._is_sampled = self.is_done
         rate = sum(h.report.tokens_per_s for h in self._hosts.values())
         self._samples.append((self._clock.elapsed_s() - self._started_s, rate))
         if len(self._samples) > MAX_SAMPLES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.errors import InputError, Mistake, StorageError
+from mlora_ray.machine import differences, machine_facts, recorded_facts
 from mlora_ray.run_files import read_json, read_metrics
 from mlora_ray.types import BaseSpec, JobSpec, RowsRef, StepReport
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from mlora_ray.engine.engine import Engine
     from mlora_ray.engine.rows import Rows
 
-# What decides the bits. Other recorded versions may differ.
-DECIDING = ("mlora-ray", "torch", "transformers", "numpy")
 COMPARED = ("loss", "grad_norm", "learning_rate", "num_tokens", "num_target_tokens")
 RECORDED = "recorded "  # starts the field of every mistake that `force` passes over
 
@@ -61,20 +61,19 @@ def read_recorded(folder: Path) -> Recorded:
 
 
 def machine_differences(folder: Path, job: Mapping[str, Any]) -> list[Mistake]:
-    """What differs between this machine and the recorded one, of all that decides the bits but the base."""
-    import torch
+    """What differs between this machine and the recorded one, of all that decides the bits but the base.
 
-    from mlora_ray.outputs import library_versions
+    Training again takes up the recorded threads, dtype and row tile; they are compared with what is possible here.
+    """
+    from mlora_ray.engine.base import ROW_TILE
 
-    here = library_versions()
-    recorded = job.get("versions") or {}
-    pairs = [(f"versions.{name}", recorded.get(name), here.get(name)) for name in DECIDING if recorded.get(name)]
-    device = str(job.get("device", "cpu"))
-    if device != "cpu":
-        pairs.append(("device", device, torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"))
-    mistakes = [_differs(folder, name, then, now) for name, then, now in pairs if then != now]
+    is_cpu = str(job.get("device", "cpu")) == "cpu"
+    here = machine_facts("cpu" if is_cpu else "cuda")
+    settings = {"dtype": str(job["spec"]["base"]["dtype"]), "row_tile": str(ROW_TILE)}
+    recorded = recorded_facts(job) | {name: str(job[name]) for name in settings if job.get(name)}
+    mistakes = [_differs(folder, *one) for one in differences(recorded, here | settings)]
     threads, cores = int(job.get("threads") or 1), len(os.sched_getaffinity(0))
-    if device == "cpu" and threads > cores:
+    if is_cpu and threads > cores:
         mistakes.append(_differs(folder, "threads", threads, f"{cores} cores"))
     return mistakes
 
@@ -108,11 +107,10 @@ def train_again(
     threads_before = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="mlora-verify-") as page_dir:
         try:
-            engine = Engine(_load_base(held, force), page_dir=page_dir)
-            engine.admit(held.spec, rows)
-            first_step, what = _compare_steps(_reports(engine, held.spec, on_step), held)
-            tensors = peft_tensors(engine.state(held.spec.name))
-            engine.close()
+            with contextlib.closing(Engine(_load_base(held, force), page_dir=page_dir)) as engine:
+                engine.admit(held.spec, rows)
+                first_step, what = _compare_steps(_reports(engine, held.spec, on_step), held)
+                tensors = peft_tensors(engine.state(held.spec.name))
         finally:
             torch.set_num_threads(threads_before)
     return first_step, what, tensors

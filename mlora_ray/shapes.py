@@ -6,7 +6,7 @@ import functools
 from typing import NamedTuple
 
 from mlora_ray.targets import select_targets
-from mlora_ray.types import LoraSpec
+from mlora_ray.types import JobSpec, LoraSpec
 
 
 class BaseShapes(NamedTuple):
@@ -45,3 +45,10 @@ def lora_shapes(base_path: str, lora: LoraSpec) -> dict[str, tuple[int, int, int
 
 def num_lora_parameters(base_path: str, lora: LoraSpec) -> int:
     return sum(r * (num_in + num_out) for num_in, num_out, r in lora_shapes(base_path, lora).values())
+
+
+def state_bytes(spec: JobSpec) -> int:
+    """Bytes of the job's whole state: float32 weights and the optimizer's moments of every LoRA parameter."""
+    from mlora_ray.engine.adapter import BUFFER_ROWS
+
+    return 4 * BUFFER_ROWS[spec.train.optim] * num_lora_parameters(spec.base.path, spec.lora)

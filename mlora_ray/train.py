@@ -5,7 +5,6 @@ The work is done by the actors; this process may be killed at any moment and the
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import time
@@ -21,8 +20,10 @@ from mlora_ray.interrupt import EXIT_CODE as EXIT_INTERRUPTED
 from mlora_ray.interrupt import Interrupt
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.progress import ProgressView
+from mlora_ray.resumption import as_before
 from mlora_ray.run_directory import RunDirectory
 from mlora_ray.run_facts import PlacementSettings, RunResult
+from mlora_ray.shapes import state_bytes
 from mlora_ray.train_options import TrainOptions, choose_device, choose_threads, mistake
 from mlora_ray.types import BaseSpec, HostSettings, JobSpec, JobState, RunStatus
 
@@ -65,7 +66,7 @@ def train(options: TrainOptions, console: Console) -> int:
             directory.empty()
         is_resumed = directory.holds(specs, options.job_file)
         if is_resumed:
-            options = _as_before(options, directory)
+            options = as_before(options, directory)
             device = choose_device(options.device)
     except BaseException:
         directory.forget()
@@ -78,18 +79,6 @@ def train(options: TrainOptions, console: Console) -> int:
             return _run(run, is_resumed)
     finally:
         directory.close()
-
-
-def _as_before(options: TrainOptions, directory: RunDirectory) -> TrainOptions:
-    """Device and threads of the run that goes on: others would change its bits. Raises InputError."""
-    before = directory.machine()
-    if before is None:
-        return options
-    if options.threads not in (0, before.threads):
-        raise mistake("--threads", str(options.threads), f"{before.threads}, with which this run began, or none")
-    if options.device not in ("auto", before.device):
-        raise mistake("--device", options.device, f"{before.device}, on which this run began, or auto")
-    return dataclasses.replace(options, threads=before.threads, device=before.device)
 
 
 def host_settings(
@@ -152,7 +141,8 @@ def _run(run: Run, is_resumed: bool) -> int:
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        ray.get(run.placement.begin.remote(run.specs, is_resumed), timeout=BEGIN_TIMEOUT_S)
+        sizes = {spec.name: state_bytes(spec) for spec in run.specs}
+        ray.get(run.placement.begin.remote(run.specs, sizes, is_resumed), timeout=BEGIN_TIMEOUT_S)
     except RayTaskError as error:
         raise MloraError(str(error.cause or error)) from error
     except RayError as error:
@@ -266,6 +256,7 @@ def _cross_evaluate(run: Run, result: RunResult) -> tuple[dict[str, Any] | None,
     if why := cross.why_not(requests):
         return None, why
     run.console.print(f"cross-evaluating {len(requests)} adapters on at most {cross.MAX_CROSS_ROWS} rows of each job …")
+    _await_host(run)
     asked = run.placement.cross_evaluate.remote(requests, cross.MAX_CROSS_ROWS)
     while not run.interrupt.is_set:
         ready, _ = ray.wait([asked], timeout=POLL_S)
@@ -275,6 +266,18 @@ def _cross_evaluate(run: Run, result: RunResult) -> tuple[dict[str, Any] | None,
             except RayError as error:
                 return None, f"no cross-evaluation: {str(error).strip().splitlines()[-1]}"
     return None, ""
+
+
+def _await_host(run: Run) -> None:
+    """Resuming a run whose jobs had all ended, it is over before a host has loaded the base."""
+    import ray
+
+    waits_until_s = time.monotonic() + CALL_TIMEOUT_S
+    while not run.interrupt.is_set and time.monotonic() < waits_until_s:
+        status: RunStatus = ray.get(run.placement.status.remote(), timeout=CALL_TIMEOUT_S)
+        if status.error or ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
+            return
+        time.sleep(POLL_S)
 
 
 def _summary(run: Run, result: RunResult, status: RunStatus, cross_eval: dict[str, Any] | None) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class HostView:
     zone: str = ""
     is_spot: bool = False
     state: str = "alive"  # alive | draining | dead
-    free_bytes: int = 0
+    free_bytes: int = 0  # what it can still take, paging to disk included; 0: no bound
     group: tuple[str, ...] = ()
     step_s: float = 0.0
 
@@ -220,7 +220,7 @@ class AdapterView:
     tokens_done: int
     tokens_total: int | None
     submitted_at_s: float
-    state_bytes: int
+    state_bytes: int  # weights and optimizer moments; 0: unknown
     host: str | None = None
     tenant: str = "default"
     priority: int = 0
@@ -349,6 +349,7 @@ class HostInfo:
     adapter_bytes: int
     token_budget: int
     summary: str = ""  # the memory limit and what it buys, in a sentence
+    facts: tuple[tuple[str, str], ...] = ()  # of its machine: what decides the bits, see mlora_ray.machine
 
 
 class HostUsage(NamedTuple):

@@ -62,8 +62,9 @@ def validate_actions(view: ClusterView, actions: Iterable[Action]) -> tuple[list
     """Split `actions` into those that may be done and those that break an invariant.
 
     Invariants: an adapter has one owner and is named once; its epoch is the one in the view; hosts are
-    alive and of the adapter's base; one adapter's state fits into the host's `free_bytes` (what its
-    adapters may use; a host pages between them; 0: unknown); a group names only adapters of its host.
+    alive and of the adapter's base; one adapter's state fits into the host's `free_bytes` (what it can
+    still take, paging to disk included, not what is free in its memory; 0: no bound); a group names only
+    adapters of its host.
     """
     hosts = {h.id: h for h in view.hosts}
     adapters = {a.id: a for a in view.adapters}
@@ -122,7 +123,7 @@ def _why_not_there(adapter: AdapterView, host: HostView | None, name: str) -> st
     if host.base != adapter.base:
         return f"{host.id} holds {host.base}, {adapter.id} needs {adapter.base}"
     if 0 < host.free_bytes < adapter.state_bytes:
-        return f"{adapter.id} needs {adapter.state_bytes} bytes, {host.id} has {host.free_bytes} for adapters"
+        return f"{adapter.id} needs {adapter.state_bytes} bytes, {host.id} can take {host.free_bytes}"
     return ""
 
 

@@ -143,6 +143,7 @@ def test_report_adds_up(tmp_path: Path, base_path: str) -> None:
     first, second, third = report["jobs"]
     assert second["lora_parameters"] == 2 * 2 * (64 + 64)
     assert second["adapter_bytes"] == 12 * second["lora_parameters"]
+    assert "Memory without activations" in str(check_table(report).caption)
     assert first["trained_tokens"] == 2 * first["row_tokens"]
     assert (first["rows"], first["eval_rows"], first["truncated"]) == (10, 10, 0)
     assert (third["truncated"], third["longest_row"]) == (10, 19)

@@ -298,3 +298,22 @@ def test_views_are_plain_and_complete(cluster: Cluster) -> None:
     one = view.adapters[0]
     assert (one.id, one.tenant, one.priority, one.tokens_total, one.tokens_done) == ("job-0", "t", 2, 80, 24)
     assert {h.id: h.group for h in view.hosts} == {"h-0": ("job-0",), "h-1": ()}
+
+
+def test_policies_see_how_large_a_state_is_and_no_bound_of_a_host(cluster: Cluster) -> None:
+    cluster.placement.submit(specs(2), {"job-0": 5 << 20, "job-1": 7})
+    cluster.tick()
+    view = cluster.placement.view()
+    assert [a.state_bytes for a in view.adapters] == [5 << 20, 7]
+    assert [(a.host, h.free_bytes) for a, h in zip(view.adapters, view.hosts, strict=True)] == [("h-0", 0), ("h-1", 0)]
+
+
+def test_the_throughput_curve_ends_with_training(cluster: Cluster) -> None:
+    cluster.placement.submit(specs(1))
+    cluster.run()
+    cluster.placement.sample()
+    ended = cluster.placement.samples()
+    cluster.tick(3)
+    cluster.placement.sample()
+    assert cluster.placement.samples() == ended
+    assert len(ended) == 1

@@ -138,11 +138,16 @@ def test_another_machine_is_refused_with_every_difference(job_dir: Path, capsys:
     def change(job: dict) -> None:
         job["versions"]["torch"] = "1.13.0"
         job["threads"] = 4096
+        job["cpu_capability"] = "DEFAULT"
+        job["native_kernels"] = not job["native_kernels"]
+        job["dtype"] = "bfloat16"
+        job["row_tile"] = 64
 
     _edit_json(job_dir / "job.json", change)
     with pytest.raises(InputError) as raised:
         verify(str(job_dir))
-    assert [mistake.field for mistake in raised.value.mistakes] == ["recorded versions.torch", "recorded threads"]
+    differing = ["versions.torch", "cpu_capability", "native_kernels", "dtype", "row_tile", "threads"]
+    assert [mistake.field for mistake in raised.value.mistakes] == [f"recorded {name}" for name in differing]
     assert run_verify(str(job_dir), force=False, as_json=False) == 1
     assert "--force" in capsys.readouterr().err
 

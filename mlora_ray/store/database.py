@@ -6,11 +6,11 @@ owner names the owner's epoch; when another has taken over it matches no row and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Engine, Update, create_engine, delete, event, func, select, update
+from sqlalchemy import CursorResult, Update, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -22,11 +22,13 @@ from mlora_ray.store.tables import (
     BundleRow,
     EventRow,
     JobRow,
+    RunFactRow,
     RunRow,
     SchemaRow,
     StepRow,
     Table,
 )
+from mlora_ray.store.transactions import Transaction, open_engine, said
 from mlora_ray.types import BundleReport, FailureReport, JobSpec, JobState, StepReport
 
 FINAL_STATES = tuple(s.value for s in JobState if s.is_final)
@@ -37,20 +39,21 @@ class ControlDatabase:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._engine = _open(url)
+        self._engine = open_engine(url)
         try:
             Table.metadata.create_all(self._engine)
             self._check_version()
         except SQLAlchemyError as error:
-            raise DatabaseError(f"control database {url}: {_said(error)}") from error
+            raise DatabaseError(f"control database {url}: {said(error)}") from error
 
     def close(self) -> None:
         self._engine.dispose()
 
     def add_run(self, *, command: str, base: str, machine: Machine, started_at_s: float) -> int:
         """Record a call of `train`; answers its number, from 1."""
+        device, threads = machine.device, machine.threads
         with self._transaction() as session:
-            row = RunRow(command=command, base=base, started_at_s=started_at_s, **machine._asdict())
+            row = RunRow(command=command, base=base, device=device, threads=threads, started_at_s=started_at_s)
             session.add(row)
             session.flush()
             return row.id
@@ -59,16 +62,25 @@ class ControlDatabase:
         """What the first run trained on; None before it."""
         with self._transaction() as session:
             row = session.scalars(select(RunRow).order_by(RunRow.id).limit(1)).first()
-            return Machine(row.device, row.threads) if row else None
+            return Machine(row.device, row.threads, tuple(_facts(session).items())) if row else None
 
-    def bind_base(self, run: int, base_sha256: str) -> None:
-        """Note the hash of the base's weights. Raises MloraError when earlier runs used other weights."""
+    def bind_host(self, run: int, base_sha256: str, facts: Mapping[str, str]) -> None:
+        """Note the hash of the base's weights and the facts of a host's machine.
+
+        Raises MloraError when earlier hosts, of this run or before, had others: the bits would not be the same.
+        """
         with self._transaction() as session:
             query = select(RunRow.base_sha256).where(RunRow.base_sha256 != "", RunRow.id != run).limit(1)
             before = session.scalars(query).first()
             if before and before != base_sha256:
                 raise MloraError(f"the base's weights have sha256 {base_sha256}, the run began with {before}")
             session.execute(update(RunRow).where(RunRow.id == run).values(base_sha256=base_sha256))
+            if not (began := _facts(session)):
+                rows = enumerate(facts.items())
+                session.add_all(RunFactRow(run=run, name=name, place=i, value=value) for i, (name, value) in rows)
+            changed = [f"{k} {facts.get(k)!r} (was {was!r})" for k, was in began.items() if facts.get(k) != was]
+            if facts and changed:
+                raise MloraError(f"this machine would compute other bits than the run began with: {', '.join(changed)}")
 
     def add_jobs(self, specs: Sequence[JobSpec], submitted_at_s: float) -> None:
         """Queue jobs. Raises DatabaseError when a name is taken."""
@@ -218,8 +230,8 @@ class ControlDatabase:
                 Event(at_s=r.at_s, kind=r.kind, job=r.job, host=r.host, epoch=r.epoch, detail=r.detail) for r in rows
             ]
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._engine, self.url)
+    def _transaction(self) -> Transaction:
+        return Transaction(self._engine, self.url)
 
     def _check_version(self) -> None:
         with Session(self._engine) as session, session.begin():
@@ -231,48 +243,10 @@ class ControlDatabase:
                 raise DatabaseError(f"control database {self.url} is from a newer version ({version}), {known}")
 
 
-class _Transaction:
-    """A session in a transaction: commits at the end, rolls back on an error, translates database errors."""
-
-    def __init__(self, engine: Engine, url: str) -> None:
-        self._session = Session(engine, expire_on_commit=False)
-        self._url = url
-
-    def __enter__(self) -> Session:
-        return self._session
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                self._session.commit()
-            else:
-                self._session.rollback()
-        except SQLAlchemyError as failed:
-            error = failed
-        finally:
-            self._session.close()
-        if isinstance(error, SQLAlchemyError):
-            raise DatabaseError(f"control database {self._url}: {_said(error)}") from error
-
-
-def _open(url: str) -> Engine:
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def _configure(connection: Any, _record: Any) -> None:
-            cursor = connection.cursor()
-            # FULL: a commit is on the disk when it returns, so a bundle never outlives its row on power loss.
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-    return engine
-
-
-def _said(error: SQLAlchemyError) -> str:
-    """The driver's own words, without the statement and the link to SQLAlchemy's manual."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+def _facts(session: Session) -> dict[str, str]:
+    """Facts of the first machine that trained, in their order."""
+    rows = session.scalars(select(RunFactRow).order_by(RunFactRow.run, RunFactRow.place)).all()
+    return {row.name: row.value for row in rows}
 
 
 def _rows_changed(session: Session, statement: Update) -> int:

@@ -48,6 +48,7 @@ class Machine(NamedTuple):
 
     device: str
     threads: int
+    facts: tuple[tuple[str, str], ...] = ()  # versions, capability, kernels; empty before a host has joined
 
 
 class Ownership(NamedTuple):

@@ -32,6 +32,16 @@ class RunRow(Table):
     started_at_s: Mapped[float] = mapped_column(Double)
 
 
+class RunFactRow(Table):
+    """What decides the bits of a run beside its device and threads: versions, the CPU's capability, the kernels."""
+
+    __tablename__ = "run_facts"
+    run: Mapped[int] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer)
+    value: Mapped[str] = mapped_column(String(255))
+
+
 class JobRow(Table):
     """One job. `epoch` is the fencing number: whoever writes must name the one that is here."""
 

@@ -50,7 +50,7 @@ class Run:
             tick_s=0.05,
         )
         self.placement = start_placement(settings)
-        self.call("begin", specs, is_resumed)
+        self.call("begin", specs, {}, is_resumed)
 
     def call(self, method: str, *args: Any) -> Any:
         return ray.get(getattr(self.placement, method).remote(*args), timeout=CALL_S)

@@ -136,11 +136,23 @@ def test_another_base_is_refused(database: ControlDatabase) -> None:
     assert database.machine() is None
     run = {"command": "train", "base": "tiny", "started_at_s": 1.0}
     first = database.add_run(machine=Machine("cpu", 2), **run)
-    database.bind_base(first, "aaa")
-    database.bind_base(first, "aaa")
+    database.bind_host(first, "aaa", {})
+    database.bind_host(first, "aaa", {})
     with pytest.raises(MloraError, match="began with aaa"):
-        database.bind_base(database.add_run(machine=Machine("cuda", 1), **run), "bbb")
+        database.bind_host(database.add_run(machine=Machine("cuda", 1), **run), "bbb", {})
     assert database.machine() == Machine("cpu", 2)
+
+
+def test_a_host_on_another_machine_is_refused(database: ControlDatabase) -> None:
+    run = {"command": "train", "base": "tiny", "started_at_s": 1.0}
+    facts = {"versions.torch": "2.13.0", "native_kernels": "True"}
+    first = database.add_run(machine=Machine("cpu", 2), **run)
+    database.bind_host(first, "aaa", facts)
+    second = database.add_run(machine=Machine("cpu", 2), **run)
+    database.bind_host(second, "aaa", facts)
+    with pytest.raises(MloraError, match=r"native_kernels 'False' \(was 'True'\)"):
+        database.bind_host(second, "aaa", facts | {"native_kernels": "False"})
+    assert database.machine() == Machine("cpu", 2, tuple(facts.items()))
 
 
 def test_differences_name_job_and_field() -> None:
