@@ -113,8 +113,9 @@ def _number(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_number)]
 Rate = Annotated[Number, Field(ge=0)]
-Count = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[int, Field(strict=True, ge=1)]
+MOST = 1_000_000_000  # above it a number is a slip, and planning with it would take hours or memory
+Count = Annotated[int, Field(strict=True, ge=0, le=MOST)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 Switch = Annotated[bool, Field(strict=True)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
@@ -159,16 +160,16 @@ class JobFields(_Fields):
     max_grad_norm: Rate = 1.0
     optim: Literal["adamw", "sgd", "lion"] = "adamw"
     batch_size: Positive = 8
-    gradient_accumulation_steps: Positive = 1
-    num_epochs: Rate = 3.0
+    gradient_accumulation_steps: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1
+    num_epochs: Annotated[Number, Field(ge=0, le=1_000_000)] = 3.0
     max_steps: Count = 0
-    max_length: Annotated[int, Field(strict=True, ge=2)] = 1024
+    max_length: Annotated[int, Field(strict=True, ge=2, le=MOST)] = 1024
     eval_steps: Count = 0
     save_steps: Count = 50
     seed: Seed = 42
     completion_only_loss: Switch = True
     tenant: Text = "default"
-    priority: Annotated[int, Field(strict=True)] = 0
+    priority: Annotated[int, Field(strict=True, ge=-MOST, le=MOST)] = 0
 
 
 JOB_FIELDS = tuple(JobFields.model_fields)

@@ -334,3 +334,11 @@ def test_any_value_in_any_place_is_a_mistake_and_no_crash(
     ):
         with contextlib.suppress(InputError):
             load(folder, yaml.safe_dump(document))
+
+
+@pytest.mark.parametrize(
+    "field", ["max_steps", "batch_size", "gradient_accumulation_steps", "max_length", "num_epochs"]
+)
+def test_numbers_beyond_any_run(tmp_path: Path, field: str) -> None:
+    found = the_mistake(tmp_path, **{field: "100000000000000000000000"})
+    assert (found.line, "less than or equal to" in found.allowed) == (5, True)
