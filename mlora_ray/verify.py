@@ -42,9 +42,6 @@ class VerifyResult:
 
 def run_verify(job_dir: str, force: bool, as_json: bool) -> int:
     """The command: prints the result, answers the exit code. Differences of the machine refuse, unless `force`."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     try:
         with _Watch(job_dir) as watch:
             result = verify(job_dir, force=force, on_step=watch)

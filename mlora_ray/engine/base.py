@@ -49,7 +49,9 @@ class Base:
 def load_base(spec: BaseSpec, device: str = "cpu", threads: int | None = None, tile: int = ROW_TILE) -> Base:
     """Load weights from `spec.path`, freeze them and put our modules in. Raises MloraError when they cannot be used."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # it would break into ours
     # oneDNN keeps 1,024 compiled GEMM shapes; many adapters of several ranks and lengths use more.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     if threads:
