@@ -50,6 +50,8 @@ def rows_of_step(train: TrainSpec, lengths: np.ndarray, step: int, nano_batch_to
     nano_batches: list[tuple[int, ...]] = []
     for batch in range(train.gradient_accumulation_steps):
         start = (at * train.gradient_accumulation_steps + batch) * train.batch_size
+        if start >= num_rows:
+            break  # the data pass ends within this step
         nano_batches += cut(order[start : start + train.batch_size].tolist(), lengths, nano_batch_tokens)
     return StepRows((step + 1) / per_epoch, tuple(nano_batches))
 
