@@ -5,6 +5,7 @@ thrown away, come before the clock on both sides; making the adapters is outside
 
 `peft`     PEFT, one job after another on one base: HF padding collator, labels on targets only, fused AdamW, adapters
            in fp32 beside a bf16 base, which is PEFT's default and what ours keeps as well
+`peft_low` the same with the adapters, and so AdamW's moments, in the base's dtype: cheaper, and less exact
 `process`  PEFT, the job number JOB alone; waits for a line on standard input between warm-up and clock
 `ours`     the engine, all jobs at once
 `alone`    the engine, one job after another
@@ -40,7 +41,7 @@ def main(kind: str, folder: Path, threads: int, job: int = 0) -> None:
     torch.manual_seed(0)
     jobs = read_workload(folder)
     runs = {"peft": run_peft, "process": run_process, "ours": run_ours, "alone": run_alone, "gemm": run_gemm}
-    runs["residents"] = run_residents
+    runs |= {"residents": run_residents, "peft_low": lambda jobs: run_peft(jobs, keeps_fp32=False)}
     found = runs[kind]([jobs[job]] if kind == "process" else jobs)
     print(json.dumps({"kind": kind, "peak_bytes": measure.peak_bytes(), **found}), flush=True)
 
@@ -53,14 +54,14 @@ def _spent(jobs: list[BenchJob], spent: measure.Spent) -> dict[str, Any]:
 # PEFT, as its users run it.
 
 
-def run_peft(jobs: list[BenchJob]) -> dict[str, Any]:
+def run_peft(jobs: list[BenchJob], keeps_fp32: bool = True) -> dict[str, Any]:
     model = _load_for_peft(jobs[0])
     for job in jobs:
-        for _ in _train_with_peft(model, job, max_steps=1):
+        for _ in _train_with_peft(model, job, 1, keeps_fp32):
             pass
     cpu_s = wall_s = 0.0
     for job in jobs:
-        spent = list(_train_with_peft(model, job, max_steps=job.spec.total_steps))
+        spent = list(_train_with_peft(model, job, job.spec.total_steps, keeps_fp32))
         cpu_s += sum(s.cpu_s for s in spent)
         wall_s += sum(s.wall_s for s in spent)
     return _spent(jobs, measure.Spent(cpu_s, wall_s))
@@ -90,7 +91,7 @@ def _load_for_peft(job: BenchJob) -> Any:
     return model.train()
 
 
-def _train_with_peft(model: Any, job: BenchJob, max_steps: int) -> Iterator[measure.Spent]:
+def _train_with_peft(model: Any, job: BenchJob, max_steps: int, keeps_fp32: bool = True) -> Iterator[measure.Spent]:
     """Train a new adapter, one yield a step; the model is bare again at the end."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -100,7 +101,7 @@ def _train_with_peft(model: Any, job: BenchJob, max_steps: int) -> Iterator[meas
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    tuned = get_peft_model(model, config)
+    tuned = get_peft_model(model, config, autocast_adapter_dtype=keeps_fp32)
     weights = [p for p in tuned.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     collate = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(job.spec.base.path), padding=True)

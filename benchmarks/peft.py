@@ -101,6 +101,7 @@ class Bench:
                 self.log(f"  repeat {repeat + 1}/{repeats} {_one_line(found[kind][-1])}")
         row = _compare(found, _flop(self.jobs[0].spec.base.path), workloads.work_of(self.jobs))
         if with_alone:
+            row.update(_low(self.child("peft_low"), row))
             row.update(_fairness(found["ours"], self.child("alone")))
         if with_processes:
             row.update(self._processes())
@@ -214,6 +215,12 @@ def _compare(found: dict[str, list[dict[str, Any]]], flop: Flop, work: workloads
     }
 
 
+def _low(low: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """PEFT with adapters and moments in the base's dtype, once: what it saves by being less exact."""
+    rate = low["num_tokens"] / low["cpu_s"]
+    return {"peft_low_tokens_per_cpu_s": rate, "ratio_cpu_to_low": row["ours_tokens_per_cpu_s"] / rate}
+
+
 def _fairness(ours: list[dict[str, Any]], alone: dict[str, Any]) -> dict[str, Any]:
     """A job that alone takes s of the S seconds all take one by one has s/S of the device: in the group it may take S.
 
@@ -267,5 +274,8 @@ def _table_rows(row: dict[str, Any]) -> Iterable[list[str]]:
     ]
     rate = f"{row['gemm_gflop_per_cpu_s']:,.0f} GFLOP/CPU-s"
     yield ["", "linear layers alone", rate, "", "100%", ""]
+    if "peft_low_tokens_per_cpu_s" in row:
+        name = "PEFT, one by one, adapters in the base's dtype"
+        yield ["", name, f"{row['peft_low_tokens_per_cpu_s']:,.0f} ({row['ratio_cpu_to_low']:.2f}x)", "", "", ""]
     if "slowest_share" in row:
         yield ["", "slowest job / its share of the device", f"{row['slowest_share']:.2f}", "", "", ""]
