@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, TypedDict
 
 from mlora_ray import targets
 from mlora_ray.bases import resolve_base
 from mlora_ray.config import JobEntry, JobFile
-from mlora_ray.data import Prepared, prepare_rows
 from mlora_ray.engine import cursor
-from mlora_ray.engine.rows import rows_sha256, to_bytes
-from mlora_ray.errors import InputError, Mistake, StorageError
-from mlora_ray.row_files import read_rows
+from mlora_ray.errors import InputError, Mistake
+from mlora_ray.job_rows import RowsKey, RowsOfJobs, reading_mistakes, rows_key
 from mlora_ray.shapes import BaseShapes, base_shapes, num_lora_parameters, state_bytes
 from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef
+from mlora_ray.units import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,27 +24,37 @@ if TYPE_CHECKING:
 PARAMETERS_PER_S = 2 * 204 * 134.5e6
 BESIDE_S = 5e-5
 
-RowsKey = tuple[str, int, bool]  # path, max_length, completion_only_loss
-
 
 def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
     """Specs ready to train; tokenised rows go into `data_dir_uri` (any fsspec URL), or nowhere if it is None.
 
-    Raises InputError with every mistake of the base, the rows and the targets; StorageError if rows cannot be written.
+    Raises InputError with every mistake of the job file's fields, the base, the rows and the targets; StorageError if
+    rows cannot be written.
     """
+    found = list(job_file.mistakes)
+    if not job_file.base:
+        raise InputError(found + reading_mistakes(job_file))
     try:
         base = resolve_base(job_file.base, job_file.dtype)
         tokenizer, shapes = _opened(base)
     except InputError as error:
-        raise InputError(error.mistakes + _reading_mistakes(job_file)) from error
-    rows = _RowsOfJobs(tokenizer, shapes, data_dir_uri)
-    mistakes = target_mistakes(job_file, shapes)
+        of_base = [_at_base(job_file, m) for m in error.mistakes]
+        raise InputError(found + of_base + reading_mistakes(job_file)) from error
+    rows = RowsOfJobs(job_file, tokenizer, shapes, None if found else data_dir_uri)
+    found += target_mistakes(job_file, shapes)
     for job in job_file.jobs:
         rows.prepare(job)
-    mistakes += rows.mistakes
-    if mistakes:
-        raise InputError(mistakes)
+    found += rows.mistakes
+    if found:
+        raise InputError(found)
     return [_job_spec(job, base, rows.refs) for job in job_file.jobs]
+
+
+def _at_base(job_file: JobFile, mistake: Mistake) -> Mistake:
+    """The mistake at the line of `base` in the job file."""
+    is_named = mistake.file in (job_file.base, mistake.value)
+    allowed = mistake.allowed if is_named else f"{mistake.allowed} ({mistake.file})"
+    return dataclasses.replace(mistake, file=job_file.path, line=job_file.base_line, allowed=allowed)
 
 
 def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
@@ -60,96 +70,18 @@ def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
 
 
 def _job_spec(job: JobEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
-    train_rows = refs[_key(job, job.train_path)]
+    train_rows = refs[rows_key(job, job.train_path)]
     return JobSpec(
         name=job.name,
         base=base,
         lora=job.lora,
         train=job.train,
         train_rows=train_rows,
-        eval_rows=refs[_key(job, job.eval_path)] if job.eval_path else None,
+        eval_rows=refs[rows_key(job, job.eval_path)] if job.eval_path else None,
         total_steps=cursor.total_steps(job.train, train_rows.num_rows),
         tenant=job.tenant,
         priority=job.priority,
     )
-
-
-def _key(job: JobEntry, path: str) -> RowsKey:
-    return path, job.train.max_length, job.train.completion_only_loss
-
-
-def _reading_mistakes(job_file: JobFile) -> list[Mistake]:
-    """What can be said of the data without a tokenizer."""
-    found: list[Mistake] = []
-    for path in sorted({p for j in job_file.jobs for p in (j.train_path, j.eval_path) if p}):
-        try:
-            read_rows(path)
-        except InputError as error:
-            found += error.mistakes
-    return found
-
-
-class _RowsOfJobs:
-    """Prepares each (file, settings) once."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, shapes: BaseShapes, data_dir_uri: str | None) -> None:
-        self.tokenizer, self.shapes, self.data_dir_uri = tokenizer, shapes, data_dir_uri
-        self.refs: dict[RowsKey, RowsRef] = {}
-        self.mistakes: list[Mistake] = []
-        self._failed: set[RowsKey] = set()
-
-    def prepare(self, job: JobEntry) -> None:
-        """Rows of one job's files into `refs`, or its mistakes into `mistakes`."""
-        for path in (job.train_path, job.eval_path):
-            key = _key(job, path) if path else None
-            if path is None or key is None or key in self.refs or key in self._failed:
-                continue
-            try:
-                self.refs[key] = self._prepare_one(key)
-            except InputError as error:
-                self._failed.add(key)
-                self.mistakes += [m for m in error.mistakes if m not in self.mistakes]
-
-    def _prepare_one(self, key: RowsKey) -> RowsRef:
-        path, max_length, completion_only = key
-        prepared = prepare_rows(path, self.tokenizer, max_length=max_length, completion_only_loss=completion_only)
-        longest, limit = int(prepared.rows.lengths.max()), self.shapes.max_position
-        if limit and longest > limit:
-            allowed = f"at most {limit}, the base's longest row; this file has a row of {longest} tokens"
-            raise InputError([Mistake(file=path, field="max_length", value=str(max_length), allowed=allowed)])
-        return _store_rows(prepared, path, self.data_dir_uri)
-
-
-def _store_rows(prepared: Prepared, source: str, data_dir_uri: str | None) -> RowsRef:
-    sha256 = rows_sha256(prepared.rows)
-    uri = f"{data_dir_uri.rstrip('/')}/{sha256}.rows" if data_dir_uri else ""
-    if uri:
-        _write_once(uri, to_bytes(prepared.rows))
-    return RowsRef(
-        uri=uri,
-        sha256=sha256,
-        source=source,
-        num_rows=prepared.rows.num_rows,
-        num_tokens=len(prepared.rows.tokens),
-        num_target_tokens=int(prepared.rows.num_targets().sum()),
-        num_truncated=prepared.num_truncated,
-        max_row_tokens=int(prepared.rows.lengths.max()),
-    )
-
-
-def _write_once(uri: str, data: bytes) -> None:
-    """Write under a temporary name, then move: a file of that name is always whole."""
-    import fsspec
-
-    try:
-        files, path = fsspec.core.url_to_fs(uri)
-        if files.exists(path):
-            return
-        files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        files.pipe_file(f"{path}.part", data)
-        files.mv(f"{path}.part", path)
-    except OSError as error:
-        raise StorageError(f"rows could not be written to {uri}: {error}") from error
 
 
 def target_mistakes(job_file: JobFile, shapes: BaseShapes) -> list[Mistake]:
@@ -162,7 +94,9 @@ def target_mistakes(job_file: JobFile, shapes: BaseShapes) -> list[Mistake]:
         others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
         for field, value, allowed in _wrong_targets(lora, shapes.linears):
             where = f"job {jobs[0].name}{others}: {field}"
-            found.append(Mistake(file=job_file.path, line=jobs[0].line, field=where, value=value, allowed=allowed))
+            found.append(
+                Mistake(file=job_file.path, line=jobs[0].line_of(field), field=where, value=value, allowed=allowed)
+            )
     return found
 
 
@@ -185,11 +119,22 @@ def _wrong_targets(lora: LoraSpec, linears: dict[str, tuple[int, int]]) -> list[
         ("rank_pattern", pattern, f"a pattern that matches an adapted module: {', '.join(targets.short_names(chosen))}")
         for pattern in targets.unmatched_patterns(lora, chosen)
     ]
-    name, rank = max(chosen.items(), key=lambda item: item[1] - min(linears[item[0]]))
-    if rank > min(linears[name]):
-        num_in, num_out = linears[name]
-        allowed = f"at most {min(num_in, num_out)}, the smaller side of {name} ({num_in} x {num_out})"
-        out.append(("r", str(rank), allowed))
+    return out + _wrong_ranks(lora, chosen, linears)
+
+
+def _wrong_ranks(
+    lora: LoraSpec, chosen: dict[str, int], linears: dict[str, tuple[int, int]]
+) -> list[tuple[str, str, str]]:
+    """The rank furthest above its module's smaller side: one of `r`, one of `rank_pattern`."""
+    out: list[tuple[str, str, str]] = []
+    by_pattern = {name for name, rank in chosen.items() if rank != lora.r}
+    for field, names in (("r", chosen.keys() - by_pattern), ("rank_pattern", by_pattern)):
+        over = {name: chosen[name] - min(linears[name]) for name in chosen if name in names}
+        name = max(over, key=over.__getitem__, default="")
+        if name and over[name] > 0:
+            num_in, num_out = linears[name]
+            allowed = f"at most {min(num_in, num_out)}, the smaller side of {name} ({num_in} x {num_out})"
+            out.append((field, str(chosen[name]), allowed))
     return out
 
 
@@ -280,7 +225,7 @@ def check_table(report: CheckReport) -> Table:
         f"adapters {report['adapter_bytes'] / 1e6:.1f} MB; a step's activations come on top. "
         f"{report['truncated']} rows cut to max_length."
     )
-    table = Table(title=f"{report['base']} ({report['dtype']}), {len(report['jobs'])} jobs", caption=total)
+    table = Table(title=f"{report['base']} ({report['dtype']}), {count(len(report['jobs']), 'job')}", caption=total)
     table.add_column("job")
     for column in ("rows", "eval", "longest", "cut", "steps", "tokens", "adapter MB"):
         table.add_column(column, justify="right")

@@ -92,9 +92,9 @@ def check(job_file: JobFileArgument, as_json: JsonOption = False) -> None:
     """Say what JOBFILE would run: rows, tokens, steps, memory and time; or all its mistakes. Trains nothing."""
     with _said_plainly(as_json):
         from mlora_ray.check import check_report, check_table, prepare
-        from mlora_ray.config import load_job_file
+        from mlora_ray.config import read_job_file
 
-        report = check_report(prepare(load_job_file(job_file), None))
+        report = check_report(prepare(read_job_file(job_file), None))
         if as_json:
             print(json.dumps(report))
         else:

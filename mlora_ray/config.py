@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from mlora_ray.config_fields import JOB_FIELDS, SYNONYMS, FileFields, JobFields, JobOnlyFields
+from mlora_ray.config_fields import JOB_FIELDS, SYNONYMS, FileFields, JobFields, JobOnlyFields, described
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.row_files import HUB_PREFIX, SUFFIXES
 from mlora_ray.types import LoraSpec, TrainSpec
@@ -35,26 +36,38 @@ class JobEntry:
     eval_path: str | None = None
     tenant: str = "default"
     priority: int = 0
+    field_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)  # the job's and defaults'
+
+    def line_of(self, name: str) -> int:
+        """The line that sets a field: the job's own, else that of the defaults, else where the job begins."""
+        return self.field_lines.get(name, self.line)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFile:
+    """What of a job file is sound, and its mistakes. `base` is empty where that is one of them."""
+
     path: str
     base: str
     dtype: str
     seed: int
     jobs: tuple[JobEntry, ...]
+    base_line: int = 0
+    mistakes: tuple[Mistake, ...] = ()
 
 
 def load_job_file(path: str | Path) -> JobFile:
     """The checked job file. Raises InputError with every mistake, each with its line."""
-    document, duplicates = read_yaml(Path(path))
-    reader = _JobFileReader(Path(path), document, duplicates)
-    job_file = reader.read()
-    if reader.mistakes:
-        raise InputError(sorted(reader.mistakes, key=lambda m: m.line))
-    assert job_file is not None
+    job_file = read_job_file(path)
+    if job_file.mistakes:
+        raise InputError(list(job_file.mistakes))
     return job_file
+
+
+def read_job_file(path: str | Path) -> JobFile:
+    """The jobs that are sound, and every mistake of the others. Raises InputError where no field can be read."""
+    document, duplicates = read_yaml(Path(path))
+    return _JobFileReader(Path(path), document, duplicates).read()
 
 
 class _JobFileReader:
@@ -63,25 +76,29 @@ class _JobFileReader:
     def __init__(self, path: Path, document: Document, mistakes: list[Mistake]) -> None:
         self.path, self.document, self.mistakes = path, document, list(mistakes)
 
-    def read(self) -> JobFile | None:
+    def read(self) -> JobFile:
         top = self.document.value
         if not isinstance(top, dict):
             self._add((), "job file", "" if top is None else repr(top)[:60], "a mapping with base and jobs")
-            return None
+            raise InputError(self.mistakes)
         file = self._validated(FileFields, {k: v for k, v in top.items() if k not in ("jobs", "defaults")}, ())
-        defaults = self._fields_of(top.get("defaults") or {}, ("defaults",), JOB_FIELDS)
+        defaults = self._fields_of({} if top.get("defaults") is None else top["defaults"], ("defaults",), JOB_FIELDS)
         seed = file.get("seed", DEFAULT_SEED)
         jobs = top.get("jobs")
         if not isinstance(jobs, list) or not jobs:
             self._add(("jobs",), "jobs", "" if not jobs else repr(jobs)[:60], "a list of at least one job")
-            return None
+            jobs = []
         entries = [self._job(job, ("jobs", i), defaults, seed) for i, job in enumerate(jobs)]
         self._check_names([(("jobs", i), job.get("name")) for i, job in enumerate(jobs) if isinstance(job, dict)])
-        if self.mistakes:
-            return None
-        kept = tuple(e for e in entries if e is not None)
-        dtype = file.get("dtype", "bfloat16")
-        return JobFile(path=str(self.path), base=file["base"], dtype=dtype, seed=seed, jobs=kept)
+        return JobFile(
+            path=str(self.path),
+            base=file.get("base", ""),
+            dtype=file.get("dtype", "bfloat16"),
+            seed=seed,
+            jobs=tuple(e for e in entries if e is not None),
+            base_line=self.document.line(("base",)),
+            mistakes=tuple(sorted(self.mistakes, key=lambda m: m.line)),
+        )
 
     def _job(self, value: Value, at: KeyPath, defaults: dict, seed: int) -> JobEntry | None:
         before = len(self.mistakes)
@@ -106,7 +123,12 @@ class _JobFileReader:
             eval_path=paths[1],
             tenant=held.get("tenant", "default"),
             priority=held.get("priority", 0),
+            field_lines=self._lines(defaults, ("defaults",)) | self._lines(value, at),
         )
+
+    def _lines(self, names: Iterable[str], at: KeyPath) -> dict[str, int]:
+        """The line of each field right below `at`."""
+        return {name: self.document.line((*at, name)) for name in names}
 
     def _fields_of(self, value: Value, at: KeyPath, allowed: tuple[str, ...]) -> dict:
         """The job fields of one mapping, checked and in the form of types.py. Adds mistakes."""
@@ -149,9 +171,10 @@ class _JobFileReader:
 
     def _check_together(self, held: dict, at: KeyPath) -> None:
         if held.get("init_lora_weights") == "orthogonal":
-            ranks = [held.get("r", 8), *(r for _, r in held.get("rank_pattern", ()))]
-            if odd := [r for r in ranks if r % 2]:
-                self._add((*at, "init_lora_weights"), dotted((*at, "r")), str(odd[0]), "an even rank, for orthogonal")
+            ranks = [("r", held.get("r", 8)), *(("rank_pattern", r) for _, r in held.get("rank_pattern", ()))]
+            if odd := [(name, r) for name, r in ranks if r % 2]:
+                name, rank = odd[0]
+                self._add((*at, "init_lora_weights"), dotted((*at, name)), str(rank), "an even rank, for orthogonal")
         if held.get("num_epochs") == 0 and not held.get("max_steps"):
             self._add((*at, "num_epochs"), dotted((*at, "num_epochs")), "0", "above 0, or max_steps above 0")
 
@@ -211,4 +234,6 @@ def _allowed(item: object) -> str:
     """pydantic's message as what is allowed."""
     assert isinstance(item, dict)
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    if str(item["type"]).endswith("_type"):  # the type is wrong: '8' and 8 would look alike
+        return f"{message}, not {described(item['input'])}"
     return "required" if item["type"] == "missing" else message

@@ -102,10 +102,23 @@ def _patterns(value: object) -> object:
     return tuple(value.items())
 
 
+def described(value: object) -> str:
+    """A value with its type: the string '8', the number 8, true, null, a list, a mapping."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return (
+        f"the string {value[:60]!r}"
+        if isinstance(value, str)
+        else f"a {'list' if isinstance(value, list) else 'mapping'}"
+    )
+
+
 def _number(value: object) -> object:
     """Numbers only: no bool, no string, no NaN or infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"a number, not {type(value).__name__}")
+        raise ValueError(f"a number, not {described(value)}")
     if not math.isfinite(value):
         raise ValueError("a finite number")
     return float(value)

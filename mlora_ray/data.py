@@ -112,16 +112,27 @@ def _inside(spans: list[Span], offsets: list[tuple[int, int]]) -> list[bool]:
 
 
 def _cut(pairs: list[Pair], raw: list[RawRow], max_length: int, mistakes: MistakeList) -> Prepared:
-    """Cut rows at the end. A row that keeps no target is a mistake; a row's first token is never one."""
+    """Cut rows at the end. A row that keeps no target is a mistake; a row's first token is never one.
+
+    Rows that a longer `max_length` would mend are one mistake with their number.
+    """
     kept: list[Pair] = []
+    emptied: list[tuple[RawRow, int, int]] = []  # row, its first target's token, its tokens; both from 1
     num_truncated = 0
     for (ids, targets), row in zip(pairs, raw, strict=True):
         if len(ids) > max_length:
             num_truncated += 1
-        if any(targets[1:max_length]):
-            kept.append((ids[:max_length], targets[:max_length]))
-            continue
         first = next((i for i, t in enumerate(targets) if t and i), None)
-        why = "row has no target" if first is None else f"row has no target: its first is token {first + 1}"
-        mistakes.add(_field(row, "max_length"), str(max_length), f"{why}; the row has {len(ids)} tokens", row.line)
+        if first is None:
+            mistakes.add(_field(row, "row"), "", f"row has no target; the row has {len(ids)} tokens", row.line)
+        elif first >= max_length:
+            emptied.append((row, first + 1, len(ids)))
+        else:
+            kept.append((ids[:max_length], targets[:max_length]))
+    if emptied:
+        row, token, num_tokens = emptied[0]
+        its = f"its first is token {token}; the row has {num_tokens} tokens"
+        who = "row has no target" if len(emptied) == 1 else f"{len(emptied)} of {len(raw)} rows have no target: in row"
+        why = f"{who}: {its}" if len(emptied) == 1 else f"{who} {row.number} {its}"
+        mistakes.add("max_length", str(max_length), why, row.line)
     return Prepared(make_rows(kept), num_truncated)

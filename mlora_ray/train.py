@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlora_ray import cluster, cross
 from mlora_ray.check import prepare
-from mlora_ray.config import load_job_file
+from mlora_ray.config import read_job_file
 from mlora_ray.errors import MloraError, StorageError
 from mlora_ray.interrupt import EXIT_CODE as EXIT_INTERRUPTED
 from mlora_ray.interrupt import Interrupt
@@ -55,7 +55,7 @@ def train(options: TrainOptions, console: Console) -> int:
     """Train every job of the job file; answers the exit code. Raises InputError before any training."""
     started_s = time.monotonic()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    job_file = load_job_file(options.job_file)
+    job_file = read_job_file(options.job_file)
     _check_policy(options.policy)
     directory = RunDirectory(options.out)
     directory.open(is_resume=options.is_resume, is_overwrite=options.is_overwrite)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlora_ray import targets
 from mlora_ray.check import check_report, check_table, prepare
-from mlora_ray.config import load_job_file
+from mlora_ray.config import load_job_file, read_job_file
 from mlora_ray.engine.rows import from_bytes, rows_sha256
 from mlora_ray.errors import InputError, StorageError
 from mlora_ray.shapes import base_shapes, lora_shapes, num_lora_parameters
@@ -98,8 +98,8 @@ def test_max_steps_wins(tmp_path: Path, base_path: str) -> None:
         ("layers_to_transform: [0, 2]", "layers_to_transform: '2' — layers 0 to 1"),
         ("rank_pattern: {embed: 2}", "rank_pattern: 'embed'"),
         ("r: 33", "r: '33' — at most 32, the smaller side of model.layers.0.self_attn.k_proj (64 x 32)"),
-        ("r: 8, rank_pattern: {v_proj: 64}", "r: '64' — at most 32"),
-        ("max_length: 10", "row has no target"),
+        ("r: 8, rank_pattern: {v_proj: 64}", "rank_pattern: '64' — at most 32"),
+        ("max_length: 10", "10 of 10 rows have no target"),
     ],
 )
 def test_what_does_not_fit_the_base(tmp_path: Path, base_path: str, fields: str, said: str) -> None:
@@ -119,6 +119,35 @@ def test_data_is_read_even_if_the_base_is_missing(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("{\n")
     found = mistakes_of(tmp_path, "no-such-base", "eval: bad.jsonl")
     assert ["no-such-base" in found[0], "bad.jsonl:1" in found[1]] == [True, True]
+
+
+def test_field_mistakes_hide_no_others(tmp_path: Path, base_path: str) -> None:
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    path = job_file(tmp_path, base_path, "r: '8'", "r: 99", "eval: bad.jsonl", "target_modules: [foo]")
+    with pytest.raises(InputError) as caught:
+        prepare(read_job_file(path), str(tmp_path / "data"))
+    said = [str(m) for m in caught.value.mistakes]
+    assert len(said) == 4
+    assert said[0].startswith(f"{path}:4: jobs[0].r: '8' — a valid integer, not the string '8'")
+    assert said[1].startswith(f"{path}:5: job j1: r: '99'")
+    assert said[2].startswith(f"{path}:7: job j3: target_modules: 'foo'")
+    assert said[3].startswith(f"{tmp_path / 'bad.jsonl'}:1: json")
+    assert not (tmp_path / "data").exists()
+
+
+def test_base_and_length_mistakes_name_their_line_of_the_job_file(tmp_path: Path, base_path: str) -> None:
+    path = job_file(tmp_path, "tiny-lama", "r: 2")
+    for text, said in [
+        (path.read_text(), f"{path}:1: base: 'tiny-lama' — no such directory"),
+        (path.read_text().replace("tiny-lama", ""), f"{path}:1: base"),
+        ("seed: 1\n" + job_file(tmp_path, base_path, "").read_text().replace("4, num", "4, max_length: 3, num"),
+         f"{path}:3: job j0: max_length: '3' — 10 of 10 rows have no target: in row 1 its first is token "),
+    ]:  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            prepare(read_job_file(path), None)
+        (found,) = caught.value.mistakes
+        assert str(found).startswith(said)
 
 
 def test_a_base_that_transformers_cannot_open(tmp_path: Path) -> None:

@@ -148,8 +148,8 @@ jobs:
         ("learning_rate", "-1e-4", "greater than or equal to 0"),
         ("learning_rate", ".nan", "finite"),
         ("learning_rate", ".inf", "finite"),
-        ("learning_rate", "fast", "a number, not str"),
-        ("learning_rate", "true", "a number, not bool"),
+        ("learning_rate", "fast", "a number, not the string 'fast'"),
+        ("learning_rate", "true", "a number, not true"),
         ("warmup_ratio", "1.5", "less than or equal to 1"),
         ("lr_scheduler_type", "linaer", "'linear', 'cosine'"),
         ("optim", "adam", "'adamw', 'sgd' or 'lion'"),
@@ -342,3 +342,17 @@ def test_any_value_in_any_place_is_a_mistake_and_no_crash(
 def test_numbers_beyond_any_run(tmp_path: Path, field: str) -> None:
     found = the_mistake(tmp_path, **{field: "100000000000000000000000"})
     assert (found.line, "less than or equal to" in found.allowed) == (5, True)
+
+
+@pytest.mark.parametrize("value", ["[]", "0", "''", "false"])
+def test_defaults_that_are_no_mapping(tmp_path: Path, value: str) -> None:
+    (found,) = mistakes(tmp_path, f"base: b\ndefaults: {value}\njobs:\n  - {{name: a, train: rows.jsonl}}\n")
+    assert (found.line, found.field, found.allowed) == (2, "defaults", "a mapping of fields")
+
+
+def test_a_wrong_type_is_shown_with_its_type(tmp_path: Path) -> None:
+    assert the_mistake(tmp_path, r="'8'").allowed == "a valid integer, not the string '8'"
+    assert the_mistake(tmp_path, max_steps="1.5").allowed.endswith("not the number 1.5")
+    assert the_mistake(tmp_path, use_rslora="1").allowed.endswith("not the number 1")
+    odd = the_mistake(tmp_path, init_lora_weights="orthogonal", rank_pattern="{q_proj: 3}")
+    assert odd.field == "jobs[0].rank_pattern"
