@@ -13,6 +13,7 @@ from mlora_ray.errors import InputError, Mistake
 HUB_PREFIX = "hub:"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 MAX_SHOWN = 20
+HUB_TIMEOUT_S = 3.0
 SPACE = re.compile(r"\s*")
 
 
@@ -153,10 +154,28 @@ def _read_parquet(path: Path, mistakes: MistakeList) -> list[RawRow]:
     return [RawRow(i, 0, _without_nulls(row)) for i, row in enumerate(rows, start=1)]
 
 
+def _is_hub_reachable() -> bool:
+    """Whether the Hub answers at all within seconds, through a proxy where one is set."""
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _read_hub(name: str, mistakes: MistakeList) -> list[RawRow]:
     import datasets
 
     repo, _, split = name.partition("#")
+    if not (datasets.config.HF_HUB_OFFLINE or Path(repo).is_dir() or _is_hub_reachable()):
+        datasets.config.HF_HUB_OFFLINE = True  # the cache at once, in place of retries for half a minute
     try:
         rows = datasets.load_dataset(repo, split=split or "train")
         return [RawRow(i, 0, _without_nulls(row)) for i, row in enumerate(rows, start=1)]

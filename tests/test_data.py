@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,16 @@ def test_parquet_messages_and_row_numbers(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     (found,) = mistakes_of(tmp_path / "x.parquet")
     assert found.field == "row 2: messages"
+
+
+def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(InputError, match="in the cache or reachable"):
+        prepare_rows("hub:owner/none", TOKENIZER, max_length=100)
+    assert time.monotonic() - start < 10
 
 
 def test_a_data_set_folder_through_the_hub_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
