@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlora_ray.outputs import EvalLosses
 
 RATE_WINDOW_S = 15.0
+STORAGE_FAILURE = "storage"  # how the error of a job begins that no attempt could save
 MIN_WINDOW_S = 1.0  # a first step alone says little
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.errors import StorageError
-from mlora_ray.held import Held, RateMeter
+from mlora_ray.held import STORAGE_FAILURE, Held, RateMeter
 from mlora_ray.mailbox import Mailbox
 from mlora_ray.outputs import EvalLosses, write_outputs
 from mlora_ray.store.bundles import bundle_uri, read_bundle, write_bundle
@@ -234,7 +234,7 @@ class Hosting:
         held.attempts += 1
         if held.attempts >= self._save_attempts:
             self._warn(f"{held.name}: {error}")
-            self._fail(held, f"storage, {held.attempts} attempts: {error}")
+            self._fail(held, f"{STORAGE_FAILURE}, {held.attempts} attempts: {error}")
             return
         wait_s = FIRST_BACKOFF_S * 2 ** (held.attempts - 1)
         held.retry_at_s = self._elapsed_s() + wait_s

@@ -65,6 +65,21 @@ class RunDirectory:
         if not self._was_there:
             shutil.rmtree(self.root, ignore_errors=True)
 
+    def forget_untrained(self) -> None:
+        """Leave the directory free if the run that is here ended before any training; else as it is."""
+        try:
+            if self.database.exists() and any(r.step or r.bundle_uri for r in self._read_jobs()):
+                return
+        except DatabaseError:
+            return
+        self.empty()
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.forget()
+
+    def num_steps(self) -> int:
+        """Committed steps of the run that is here, all jobs together."""
+        return sum(r.step for r in self._read_jobs())
+
     def empty(self) -> None:
         """Remove the run that is here: its jobs' folders and our own files; other files stay."""
         if not self.database.exists():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_PRINTED_JOBS = 40
+FIGURES = ("device", "started_at", "wall_s", "cpu_s", "tokens_per_s", "peak_bytes", "throughput")  # of a training
 DROPPED_FIRST = ("seconds", "tokens", "steps", "eval before", "sha256")  # where the terminal is narrow
 COLUMNS = ("job", "state", "steps", "tokens", "train loss", "eval before", "eval after", "seconds", "sha256")
 
@@ -94,9 +95,19 @@ def write_summary(run_dir: str, summary: Mapping[str, Any]) -> str:
     path = Path(run_dir) / "summary.json"
     text = json.dumps(finite(dict(summary)), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     held = path.with_suffix(".json.tmp")
-    held.write_text(text, encoding="utf-8")
-    os.replace(held, path)
+    try:
+        held.write_text(text, encoding="utf-8")
+        os.replace(held, path)
+    except OSError:
+        held.unlink(missing_ok=True)
+        raise
     return str(path)
+
+
+def with_recorded_figures(run_dir: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`summary` with the figures of the training that summary.json records: nothing was trained since."""
+    recorded = read_json(Path(run_dir) / "summary.json")
+    return dict(summary) | {name: recorded[name] for name in FIGURES if name in recorded}
 
 
 def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:

@@ -6,49 +6,32 @@ The work is done by the actors; this process may be killed at any moment and the
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlora_ray import cluster, cross
+from mlora_ray import cluster
 from mlora_ray.check import prepare
 from mlora_ray.config import read_job_file
-from mlora_ray.errors import MloraError, StorageError
+from mlora_ray.ending import CALL_TIMEOUT_S, EXIT_SOME_FAILED, POLL_S, sum_up
+from mlora_ray.errors import MloraError
 from mlora_ray.interrupt import EXIT_CODE as EXIT_INTERRUPTED
 from mlora_ray.interrupt import Interrupt
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.progress import ProgressView
 from mlora_ray.resumption import as_before
+from mlora_ray.run import Run
 from mlora_ray.run_directory import RunDirectory
-from mlora_ray.run_facts import PlacementSettings, RunResult
+from mlora_ray.run_facts import PlacementSettings
 from mlora_ray.shapes import state_bytes
 from mlora_ray.train_options import TrainOptions, choose_device, choose_threads, mistake
-from mlora_ray.types import BaseSpec, HostSettings, JobSpec, JobState, RunStatus
+from mlora_ray.types import BaseSpec, HostSettings, RunStatus
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-EXIT_SUCCEEDED, EXIT_SOME_FAILED = 0, 3
-POLL_S = 0.4
-CALL_TIMEOUT_S = 120.0
 BEGIN_TIMEOUT_S = 600.0  # it may wait for a killed run's actors, and reads every bundle on resume
 SAVE_TIMEOUT_S = 900.0
-
-
-@dataclass(slots=True)
-class Run:
-    """What the driver holds while the actors work."""
-
-    options: TrainOptions
-    directory: RunDirectory
-    specs: list[JobSpec]
-    console: Console
-    interrupt: Interrupt
-    placement: Any
-    started_s: float
-    started_at: str
 
 
 def train(options: TrainOptions, console: Console) -> int:
@@ -76,7 +59,12 @@ def train(options: TrainOptions, console: Console) -> int:
         with _cluster(options, directory, sum(h.threads for h in hosts)), Interrupt() as interrupt:
             placement = _start(options, directory, hosts)
             run = Run(options, directory, specs, console, interrupt, placement, started_s, started_at)
+            run.steps_before = directory.num_steps() if is_resumed else 0
             return _run(run, is_resumed)
+    except MloraError:
+        if not is_resumed:
+            directory.forget_untrained()
+        raise
     finally:
         directory.close()
 
@@ -153,12 +141,14 @@ def _run(run: Run, is_resumed: bool) -> int:
             return _save_and_stop(run)
         if status.error and not ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
             raise MloraError(status.error)  # before any training
-        code = _sum_up(run, status)
+        code = sum_up(run, status)
+        if code is None:
+            return _save_and_stop(run)
         ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
         return code
     except RayError as error:
-        why = f"the run stopped: {str(error).strip().splitlines()[0]}; go on with: {_resume_command(run)}"
-        _say(run, why)
+        why = f"the run stopped: {str(error).strip().splitlines()[0]}; go on with: {run.resume_command}"
+        run.say(why)
         return EXIT_SOME_FAILED
 
 
@@ -172,22 +162,17 @@ def _watch(run: Run) -> RunStatus:
             status: RunStatus = ray.get(run.placement.status.remote(), timeout=CALL_TIMEOUT_S)
             if not hosts_shown and status.phase != "starting":
                 for host in ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
-                    _say(run, f"{host.id}: {host.summary}")
+                    run.say(f"{host.id}: {host.summary}")
                 hosts_shown = True
             for warning in status.warnings:
                 if warning not in warnings_shown:
-                    _say(run, f"warning: {warning}")
+                    run.say(f"warning: {warning}")
                     warnings_shown.add(warning)
             if hosts_shown:
                 view.update(status)
             if status.phase == "done" or run.interrupt.is_set:
                 return status
             time.sleep(POLL_S)
-
-
-def _say(run: Run, line: str) -> None:
-    """One line, as it is: no markup, no wrapping."""
-    run.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _save_and_stop(run: Run) -> int:
@@ -197,105 +182,6 @@ def _save_and_stop(run: Run) -> int:
     status: RunStatus = ray.get(run.placement.save_and_stop.remote(), timeout=SAVE_TIMEOUT_S)
     ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
     for warning in status.warnings:
-        _say(run, f"warning: {warning}")
-    _say(run, f"saved; go on with: {_resume_command(run)}")
+        run.say(f"warning: {warning}")
+    run.say(f"saved; go on with: {run.resume_command}")
     return EXIT_INTERRUPTED
-
-
-def _sum_up(run: Run, status: RunStatus) -> int:
-    """Cross-evaluate, write summary.json and report.html, print the end."""
-    import ray
-
-    from mlora_ray.summary import print_summary
-
-    result: RunResult = ray.get(run.placement.result.remote(), timeout=CALL_TIMEOUT_S)
-    cross_eval, note = (None, "") if status.error else _cross_evaluate(run, result)
-    if run.interrupt.is_set:
-        return _save_and_stop(run)
-    result = ray.get(run.placement.result.remote(), timeout=CALL_TIMEOUT_S)
-    summary = _summary(run, result, status, cross_eval)
-    if note:
-        summary["cross_eval_note"] = note
-    unwritten = _write_summary(run, summary)
-    if run.options.is_json:
-        print(json.dumps(summary))
-    else:
-        print_summary(summary, run.console)
-    for line in [note, status.error, unwritten]:
-        if line:
-            _say(run, line)
-    if status.error or unwritten:
-        _say(run, f"go on with: {_resume_command(run)}")
-    return EXIT_SOME_FAILED if summary["failed"] or status.error or unwritten else EXIT_SUCCEEDED
-
-
-def _write_summary(run: Run, summary: dict[str, Any]) -> str:
-    """Answers why it could not be written; else empty."""
-    from mlora_ray.report import write_report
-    from mlora_ray.summary import write_summary
-
-    try:
-        write_summary(str(run.directory.root), summary)
-        report = write_report(str(run.directory.root))
-    except (OSError, StorageError) as error:
-        return f"summary.json and report.html could not be written: {error}"
-    _say(run, f"report: {report}")
-    return ""
-
-
-def _resume_command(run: Run) -> str:
-    return f"mlora-ray train {run.options.job_file} --out {run.options.out} --resume"
-
-
-def _cross_evaluate(run: Run, result: RunResult) -> tuple[dict[str, Any] | None, str]:
-    """The matrix, or why there is none."""
-    import ray
-    from ray.exceptions import RayError
-
-    requests = cross.cross_requests(result.records)
-    if why := cross.why_not(requests):
-        return None, why
-    run.console.print(f"cross-evaluating {len(requests)} adapters on at most {cross.MAX_CROSS_ROWS} rows of each job …")
-    _await_host(run)
-    asked = run.placement.cross_evaluate.remote(requests, cross.MAX_CROSS_ROWS)
-    while not run.interrupt.is_set:
-        ready, _ = ray.wait([asked], timeout=POLL_S)
-        if ready:
-            try:
-                return cross.cross_entry(requests, ray.get(asked, timeout=CALL_TIMEOUT_S)), ""
-            except RayError as error:
-                return None, f"no cross-evaluation: {str(error).strip().splitlines()[-1]}"
-    return None, ""
-
-
-def _await_host(run: Run) -> None:
-    """Resuming a run whose jobs had all ended, it is over before a host has loaded the base."""
-    import ray
-
-    waits_until_s = time.monotonic() + CALL_TIMEOUT_S
-    while not run.interrupt.is_set and time.monotonic() < waits_until_s:
-        status: RunStatus = ray.get(run.placement.status.remote(), timeout=CALL_TIMEOUT_S)
-        if status.error or ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
-            return
-        time.sleep(POLL_S)
-
-
-def _summary(run: Run, result: RunResult, status: RunStatus, cross_eval: dict[str, Any] | None) -> dict[str, Any]:
-    from mlora_ray.summary import build_summary
-
-    base = run.specs[0].base
-    why = status.error or "not finished"
-    return build_summary(
-        str(run.directory.root),
-        command=run.options.command,
-        device=result.hosts[0].device_type if result.hosts else "",
-        base=base.name,
-        started_at=run.started_at,
-        wall_s=time.monotonic() - run.started_s,
-        cpu_s=result.usage.cpu_s + time.process_time(),
-        peak_bytes=result.usage.peak_bytes,
-        failed={r.spec.name: r.error or why for r in result.records if r.state is not JobState.SUCCEEDED},
-        cross_eval=cross_eval,
-        throughput=[{"t_s": t, "tokens_per_s": rate} for t, rate in result.samples],
-        order=[r.spec.name for r in result.records],
-    )

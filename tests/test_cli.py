@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from typer.testing import CliRunner
 
 from mlora_ray import __version__
 from mlora_ray.cli import app
+from mlora_ray.ending import why_failed
 from mlora_ray.errors import InputError, MloraError
 from mlora_ray.locks import RunLock
 from mlora_ray.run_directory import RunDirectory
 from mlora_ray.store.database import ControlDatabase
+from mlora_ray.store.records import JobRecord, Ownership
 from mlora_ray.train_options import parse_bytes
+from mlora_ray.types import BundleReport, JobState
 from tests.conftest import make_spec
 
 JOBS = "base: tiny-llama\njobs:\n  - {name: a, r: 4, train: rows.jsonl}\n"
@@ -107,6 +111,43 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(p.name for p in again.root.iterdir()) == [".mlora", "mine", "notes.txt"]
     assert not again.database.exists()
     assert not again.bundles.exists()
+
+
+def test_a_run_that_never_trained_leaves_the_directory_free(tmp_path: Path) -> None:
+    for folder in (tmp_path / "new", tmp_path / "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        for bundle_uri in ("", "bundle"):
+            directory = RunDirectory(str(folder))
+            directory.open(is_resume=False, is_overwrite=False)
+            database = ControlDatabase(directory.database_url)
+            database.add_jobs([make_spec("a")], 1.0)
+            if bundle_uri:
+                database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 2.0, "assigned")
+                report = BundleReport(job="a", epoch=1, step=1, bundle_uri=bundle_uri, sha256="0", steps=())
+                assert database.commit_bundle(report, 3.0)
+            database.close()
+            directory.forget_untrained()
+            assert directory.database.exists() == bool(bundle_uri)
+            directory.close()
+
+
+def test_what_can_go_on_says_so() -> None:
+    record = JobRecord(
+        spec=make_spec("a"),
+        state=JobState.FAILED,
+        epoch=1,
+        host="",
+        step=6,
+        bundle_uri="b",
+        weights_sha256="",
+        error="storage, 5 attempts: full",
+        num_tokens=1,
+        submitted_at_s=0.0,
+    )
+    assert why_failed(record, "") == "storage, 5 attempts: full; --resume goes on from step 6"
+    assert why_failed(dataclasses.replace(record, error="loss is inf"), "") == "loss is inf"
+    waiting = dataclasses.replace(record, state=JobState.QUEUED, error="", step=0)
+    assert why_failed(waiting, "database full") == "database full; --resume goes on from step 0"
 
 
 def test_two_processes_never_share_a_directory(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from rich.console import Console
 
 from mlora_ray.errors import StorageError
 from mlora_ray.run_files import read_metrics
-from mlora_ray.summary import build_summary, mean_rate, print_summary, while_training, write_summary
+from mlora_ray.summary import (
+    build_summary,
+    mean_rate,
+    print_summary,
+    while_training,
+    with_recorded_figures,
+    write_summary,
+)
 
 
 def _strict(path: Path) -> Any:
@@ -119,3 +126,24 @@ def test_many_jobs_are_cut_with_what_failed_first(tmp_path: Path) -> None:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[1].startswith("j99")
     assert "… and 60 more jobs in summary.json" in lines
+
+
+def test_figures_of_the_training_outlive_an_idle_resume(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
+    recorded = _strict(run_dir / "summary.json")
+    idle = with_recorded_figures(str(run_dir), _build(run_dir, wall_s=0.1, cpu_s=0.1, peak_bytes=1, device=""))
+    for name in ("wall_s", "cpu_s", "peak_bytes", "tokens_per_s", "throughput", "device", "started_at"):
+        assert idle[name] == recorded[name]
+    assert idle["command"] == "c"
+    (run_dir / "summary.json").unlink()
+    assert with_recorded_figures(str(run_dir), {"wall_s": 0.1}) == {"wall_s": 0.1}
+
+
+def test_a_full_disk_leaves_no_half_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_summary(str(tmp_path), {"a": 1})
+    assert list(tmp_path.iterdir()) == []

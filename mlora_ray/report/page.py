@@ -24,8 +24,13 @@ def write_report(run_dir: str) -> str:
     folder = Path(run_dir)
     path = folder / "report.html"
     held = path.with_suffix(".html.tmp")
-    held.write_text(render(read_run(folder)), encoding="utf-8")
-    os.replace(held, path)
+    text = render(read_run(folder))
+    try:
+        held.write_text(text, encoding="utf-8")
+        os.replace(held, path)
+    except OSError:
+        held.unlink(missing_ok=True)
+        raise
     return str(path)
 
 
