@@ -139,8 +139,8 @@ def test_pages_are_removed_with_the_engine(tmp_path: Path, monkeypatch: pytest.M
         engine.admit(spec, rows._replace(tokens=rows.tokens % 320))
     train_all(engine)
     assert engine.num_page_outs
-    folders = list(tmp_path.iterdir())
+    folders = list(tmp_path.glob("mlora-pages-*"))
     assert len(folders) == 1
     assert list(folders[0].iterdir())
     engine.close()
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("mlora-pages-*"))
