@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,17 @@ def task(tokenizer: Any, seed: int, number: int) -> Rows:
     return make_rows(pairs)
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other at every small operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.base135m
+@pytest.mark.usefixtures("_one_thread")
 def test_same_eval_loss_as_peft_s_own_loop() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
