@@ -9,7 +9,7 @@ from mlora_ray.store.records import JobRecord
 from mlora_ray.types import CrossLosses, CrossRequest, JobState
 
 MAX_CROSS_JOBS = 16  # the work grows with the square
-MAX_CROSS_ROWS = 32  # of each job's evaluation rows
+MAX_CROSS_ROWS = 16  # of each job's evaluation rows
 
 
 def cross_requests(records: Sequence[JobRecord]) -> list[CrossRequest]:
