@@ -171,7 +171,8 @@ def real_scenarios(base: Base) -> dict[str, Hashes]:
     jobs = [mixed_job(i, is_small=True) for i in range(NUM_JOBS)]
     measured = [jobs[2], jobs[3]]
     out = {"alone": alone(base, measured)}
-    out["neighbours 31"] = together(base, jobs) if base.spec.dtype == "bfloat16" else {}
+    out |= {f"neighbours {n}": together(base, jobs[2 : 3 + n]) for n in (1, 3)}
+    out["neighbours 31"] = together(base, jobs)
     out["neighbours 7 interrupted"] = interrupted_once(base, jobs[2:10])
     return out
 
