@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mlora_ray.bases import base_sha256
 from mlora_ray.engine.modules import replace_modules
 from mlora_ray.engine.row import RowContext
 from mlora_ray.engine.site import SiteGroup, find_groups
@@ -58,7 +58,7 @@ def load_base(spec: BaseSpec, device: str = "cpu", threads: int | None = None, t
         torch.set_num_threads(threads)
     dtype = getattr(torch, spec.dtype)
     model = AutoModelForCausalLM.from_pretrained(spec.path, dtype=dtype, local_files_only=True)
-    return prepare_base(model.to(device), spec, weights_sha256_of(spec.path), tile)
+    return prepare_base(model.to(device), spec, base_sha256(spec.path), tile)
 
 
 def prepare_base(model: nn.Module, spec: BaseSpec, sha256: str = "", tile: int = ROW_TILE) -> Base:
@@ -92,17 +92,6 @@ def prepare_base(model: nn.Module, spec: BaseSpec, sha256: str = "", tile: int =
         position_limit=int(getattr(config, "max_position_embeddings", 0) or 0),
     )
     return base
-
-
-def weights_sha256_of(path: str) -> str:
-    """Hash of the weight files of a base directory, by name and content."""
-    digest = hashlib.sha256()
-    for name in sorted(n for n in os.listdir(path) if n.endswith((".safetensors", ".bin"))):
-        digest.update(name.encode())
-        with open(os.path.join(path, name), "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _register_attention(name: str, context: RowContext) -> None:
