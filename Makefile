@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: venv demo test cover fmt lint types bench wheel ci clean
+.PHONY: venv demo test cover fmt lint types bench chaos wheel ci clean
 
 venv: $(STAMP)
 
@@ -44,6 +44,12 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/mlora-ray bench peft
+
+# Faults at chosen moments, then at seeded ones; ends with `N runs, N identical`. Needs redis-server and PostgreSQL.
+SEEDS ?= 20
+chaos: $(STAMP)
+	$(BIN)/python -m pytest tests/chaos/test_directed.py -m directed
+	$(BIN)/python -m tests.chaos --seeds $(SEEDS)
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --outdir dist .

@@ -5,18 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import shutil
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
-from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostReport, HostSettings, HostUsage, Tick
+from mlora_ray.types import (
+    Assignment,
+    CrossLosses,
+    CrossRequest,
+    HostInfo,
+    HostReport,
+    HostSettings,
+    HostUsage,
+    MovedState,
+    Tick,
+)
+
+END_S = 2.0  # for the answer of `stop` to leave
 
 log = logging.getLogger(__name__)
 
 
 class HostActor:
-    """Answers at once; `describe` waits for the base, `save_all` and `cross_evaluate` for their work."""
+    """Answers at once; but `describe` waits for the base, `hand_over` and `cross_evaluate` for a step boundary."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
@@ -24,26 +36,35 @@ class HostActor:
         self._ready: Future[HostInfo] = Future()
         self._hosting: Any = None
         self._error: Exception | None = None
+        self._heard_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="stepping", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._end_if_orphaned, name="orphan", daemon=True).start()
 
     def describe(self, timeout_s: float) -> HostInfo:
         """What this host is, once its base is loaded. Raises what loading raised."""
+        self._heard_s = time.monotonic()
         return self._ready.result(timeout_s)
 
     def tick(self, tick: Tick) -> HostReport:
         """Take orders and answer progress. Raises when the stepping thread has died."""
+        self._heard_s = time.monotonic()
         if self._error is not None:
             raise self._error
         self._hosting.acknowledge(tick.acks)
         self._hosting.assign(tick.assignments)
         self._hosting.release(tick.releases)
+        self._hosting.own(tick.owned)
         report: HostReport = self._hosting.report()
         return report
 
-    def save_all(self, timeout_s: float) -> None:
-        """Return when every adapter's newest step is in a bundle (or a warning says why not)."""
-        self._hosting.call(self._hosting.save_all).result(timeout_s)
+    def hand_over(self, job: str, epoch: int, timeout_s: float) -> MovedState:
+        """Let an adapter go; its state travels to the host that is waiting for it."""
+        moved: MovedState = self._hosting.call(lambda: self._hosting.hand_over(job, epoch)).result(timeout_s)
+        return moved
+
+    def receive(self, assignment: Assignment, moved: MovedState, timeout_s: float) -> None:
+        self._hosting.receive(assignment, moved).result(timeout_s)
 
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int, timeout_s: float) -> CrossLosses:
         future = self._hosting.call(lambda: self._hosting.cross_evaluate(requests, max_rows))
@@ -61,10 +82,17 @@ class HostActor:
         return HostUsage(used.ru_utime + used.ru_stime, peak_bytes)
 
     def stop(self, timeout_s: float) -> None:
-        """Stop training after the present step. Nothing is saved."""
+        """Stop training after the present step, and end soon. Nothing is saved.
+
+        It ends by itself: Ray cannot kill an actor during whose creation the GCS began again (2.60).
+        """
         self._is_stopping.set()
         self._thread.join(timeout_s)
-        shutil.rmtree(self._settings.page_dir, ignore_errors=True)
+        if self._hosting is not None:
+            self._hosting.close()
+        ending = threading.Timer(END_S, os._exit, (0,))
+        ending.daemon = True
+        ending.start()
 
     # -- the stepping thread: everything of torch happens here, so that one thread setting holds
 
@@ -83,36 +111,20 @@ class HostActor:
             log.exception("host=%s the stepping thread died", self._settings.id)
             self._error = error
 
-    def _load(self) -> None:
-        from mlora_ray.engine.base import load_base
-        from mlora_ray.engine.engine import Engine
-        from mlora_ray.hosting import Hosting
-        from mlora_ray.machine import machine_facts
+    def _end_if_orphaned(self) -> None:
+        """In a thread of its own: nobody may be left to stop a host that hangs or cannot load."""
+        while not self._is_stopping.wait(1.0):
+            if time.monotonic() - self._heard_s > self._settings.orphan_s:
+                log.error("host=%s ends: no word from placement for %g s", self._settings.id, self._settings.orphan_s)
+                os._exit(1)
 
-        settings = self._settings
-        shutil.rmtree(settings.page_dir, ignore_errors=True)  # pages of a process before this one
-        base = load_base(settings.base, settings.device, settings.threads)
-        engine = Engine(
-            base,
-            memory_limit_bytes=settings.memory_limit_bytes,
-            adapter_memory_bytes=settings.adapter_memory_bytes,
-            token_budget=settings.token_budget,
-            page_dir=settings.page_dir,
-        )
-        self._hosting = Hosting(settings.id, engine, settings.bundle_root)
-        self._ready.set_result(
-            HostInfo(
-                id=settings.id,
-                base=settings.base.id,
-                base_sha256=base.sha256,
-                device_type=base.device.type,
-                pid=os.getpid(),
-                memory_limit_bytes=engine.budget.limit_bytes,
-                base_bytes=engine.budget.base_bytes,
-                activation_bytes=engine.budget.activation_bytes,
-                adapter_bytes=engine.budget.adapter_bytes,
-                token_budget=engine.budget.token_budget,
-                summary=engine.budget.describe(),
-                facts=tuple(machine_facts(base.device.type).items()),
-            )
-        )
+    def _load(self) -> None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see the command line's
+        import ray
+
+        from mlora_ray.host_start import start_hosting
+
+        node_id = ray.get_runtime_context().get_node_id()
+        self._hosting, info = start_hosting(self._settings, node_id, ray.util.get_node_ip_address())
+        self._heard_s = time.monotonic()
+        self._ready.set_result(info)

@@ -1,138 +1,143 @@
-"""The placement actor: owns the control database and the hosts, ticks in a thread, answers the driver.
+"""The placement actor: ticks in a thread and answers users. What it decides is `mlora_ray.control`.
 
-What it decides is `mlora_ray.placement`, whom it asks is `mlora_ray.hosts`.
+Ray restarts it after a crash: it opens the database again, takes the hosts over and goes on; they step meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from mlora_ray.actors.lines import RayLine
+from mlora_ray.actors.transport import RayTransport, cluster_name, was_restarted
 from mlora_ray.clock import SystemClock
+from mlora_ray.control import Control
 from mlora_ray.errors import MloraError, StorageError
-from mlora_ray.hosts import Hosts
-from mlora_ray.locks import RunLock
-from mlora_ray.placement import Placement
-from mlora_ray.policies.contract import load_policy
-from mlora_ray.run_facts import PlacementSettings, RunResult
-from mlora_ray.store.database import ControlDatabase
-from mlora_ray.store.records import DatabaseError, Machine
-from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostSettings, JobSpec, RunStatus
+from mlora_ray.metrics import Metrics
+from mlora_ray.run_facts import RunResult, SubmitRequest
+from mlora_ray.service_settings import ServiceSettings
+from mlora_ray.status import HostStatus, RunStatus
+from mlora_ray.store.records import DatabaseError, Event, JobRecord
+from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostSettings, StepReport
 
-LOCK_TIMEOUT_S = 60.0  # for the actors of a killed driver to end
-STORAGE_PATIENCE_S = 60.0  # so long a commit may fail before the run stops
+OPEN_TIMEOUT_S = 60.0
+SAVE_TIMEOUT_S = 600.0
 
 log = logging.getLogger(__name__)
 
+Names = tuple[str, ...]
+
 
 class PlacementActor:
-    """One run. `begin` first; then `status` until its phase is done, or `save_and_stop`."""
+    """One service. Every method waits for the database to be open, and raises why when it cannot be."""
 
-    def __init__(self, settings: PlacementSettings, start_host: Callable[[HostSettings], Any]) -> None:
-        self._settings, self._clock = settings, SystemClock()
-        self._lock = RunLock(settings.lock_path, LOCK_TIMEOUT_S)
-        self._db = ControlDatabase(settings.database_url)
-        self._placement = Placement(
-            self._db,
-            load_policy(settings.policy),
-            out_root=settings.out_root,
-            bundle_root=settings.bundle_root,
-            log_uri=settings.decisions_path,
-            clock=self._clock,
-        )
-        self._hosts = Hosts(lambda s: RayLine(start_host(s)), settings.hosts)
-        self._is_stopping = threading.Event()
+    def __init__(
+        self, settings: ServiceSettings, start: Callable[[HostSettings], Any], find: Callable[[str], Any]
+    ) -> None:
+        self._settings = settings
+        self._transport, self._metrics = RayTransport(start, find), Metrics(settings.name)
+        self._lock = threading.RLock()
+        self._opened, self._is_stopping = threading.Event(), threading.Event()
+        self._held: Control | None = None
+        self._error = ""
         self._thread = threading.Thread(target=self._run, name="ticking", daemon=True)
-        self._status = self._placement.status("starting")
-        self._failing_since_s: float | None = None
-        self._run_number = 0
-
-    def begin(self, specs: list[JobSpec], state_bytes: dict[str, int], is_resumed: bool) -> None:
-        """Queue the jobs, of states of `state_bytes` by name, and start ticking."""
-        host = self._settings.hosts[0]
-        self._run_number = self._db.add_run(
-            command=self._settings.command,
-            base=host.base.id,
-            machine=Machine(host.device, host.threads),
-            started_at_s=self._clock.now_s(),
-        )
-        if is_resumed:
-            self._placement.resume(specs, state_bytes)
-        else:
-            self._placement.submit(specs, state_bytes)
-        self._status = self._placement.status("starting")
         self._thread.start()
 
-    def status(self) -> RunStatus:
-        return self._status
+    def settings(self) -> ServiceSettings:
+        self._do(lambda control: None)
+        return self._settings
 
-    def hosts(self) -> tuple[HostInfo, ...]:
+    def submit(self, request: SubmitRequest) -> None:
+        self._do(lambda control: control.submit(request))
+
+    def status(self, names: Names = ()) -> RunStatus:
+        return self._do(lambda control: control.status(names, self._error))
+
+    def records(self, names: Names = ()) -> tuple[JobRecord, ...]:
+        return self._do(lambda control: tuple(control.placement.records(names)))
+
+    def result(self, names: Names = ()) -> RunResult:
+        return self._do(lambda control: control.result(names))
+
+    def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:
+        return self._do(lambda control: control.hosts(is_gone_included))
+
+    def infos(self) -> tuple[HostInfo, ...]:
         """Hosts that have loaded their base."""
-        return tuple(self._hosts.infos.values())
+        return self._do(lambda control: tuple(control.fleet.infos.values()))
+
+    def events(self, after: int = 0, job: str = "", limit: int = 0) -> tuple[Event, ...]:
+        return self._do(lambda control: control.events(after, job, limit))
+
+    def steps(self, job: str, after: int = 0) -> tuple[StepReport, ...]:
+        return self._do(lambda control: control.steps(job, after))
+
+    def pause(self, names: Names) -> Names:
+        return self._do(lambda control: control.pause(names))
+
+    def resume(self, names: Names) -> Names:
+        return self._do(lambda control: control.resume(names))
+
+    def cancel(self, names: Names) -> Names:
+        return self._do(lambda control: control.cancel(names))
+
+    def drain(self, target: str) -> Names:
+        return self._do(lambda control: control.drain(target))
 
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
-        return self._hosts.any_line().cross_evaluate(requests, max_rows)
+        line = self._do(lambda control: control.evaluator(requests))
+        return line.cross_evaluate(requests, max_rows)
 
-    def result(self) -> RunResult:
-        records, samples = tuple(self._placement.records()), tuple(self._placement.samples())
-        return RunResult(records=records, samples=samples, usage=self._hosts.usage(), hosts=self.hosts())
+    def save_and_pause(self, names: Names = ()) -> RunStatus:
+        """Save these jobs at their next step, commit, and leave them PAUSED; who cannot save, at its last bundle."""
+        self.pause(names)
+        deadline_s = time.monotonic() + SAVE_TIMEOUT_S
+        while self._thread.is_alive() and time.monotonic() < deadline_s:
+            if self._do(lambda control: control.is_at_rest(names)):
+                break
+            time.sleep(self._settings.tick_s / 4)
+        self._do(lambda control: control.placement.fence_paused(names))
+        return self.status(names)
 
-    def save_and_stop(self) -> RunStatus:
-        """Save every adapter, commit, and leave what has not ended PAUSED."""
-        self._stop_ticking()
-        self._hosts.save_all(self._placement)
-        self._placement.pause_all()
-        self._status = self._placement.status("done")
-        return self._status
+    def stop(self, timeout_s: float) -> None:
+        """End the hosts and give the database up. Nothing is saved."""
+        self._is_stopping.set()
+        self._thread.join(timeout_s)
+        if self._held is not None:
+            self._held.close()
+            self._transport.close().result(timeout_s)
 
-    def stop(self) -> None:
-        """End the hosts and give the directory back. Nothing is saved."""
-        self._stop_ticking()
-        self._hosts.stop()
-        self._db.close()
-        self._lock.release()
+    def _do(self, ask: Callable[[Control], Any]) -> Any:
+        self._opened.wait(OPEN_TIMEOUT_S)
+        with self._lock:
+            if self._held is None:
+                raise MloraError(self._error or f"the control database was not open within {OPEN_TIMEOUT_S:g} s")
+            return ask(self._held)
 
     # -- the ticking thread
 
-    def _stop_ticking(self) -> None:
-        self._is_stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
     def _run(self) -> None:
-        while not self._is_stopping.wait(self._settings.tick_s):
+        try:
+            self._held = self._open()
+            self._opened.set()
+            while not self._is_stopping.wait(self._settings.tick_s):
+                with self._lock:
+                    self._held.patient_tick()
+        except Exception as error:
+            log.exception("service=%s placement stopped", self._settings.name)
+            self._error = str(error) if isinstance(error, MloraError) else f"{type(error).__name__}: {error}"
+        self._opened.set()
+
+    def _open(self) -> Control:
+        """Restarted by Ray, it waits for a database that is away; at its first start it says why there is none."""
+        holder, was_here = f"{self._settings.name} on {cluster_name()}", was_restarted()
+        while True:
             try:
-                self._tick()
-                self._failing_since_s = None
-            except (DatabaseError, StorageError, OSError) as error:
-                if self._out_of_patience():
-                    self._end(f"storage: {error}; every job's last committed bundle is kept")
-                    return
-                log.warning("run=%s storage: %s", self._settings.run_id, error)
-            except Exception as error:
-                log.exception("run=%s placement stopped", self._settings.run_id)
-                self._end(str(error) if isinstance(error, MloraError) else f"{type(error).__name__}: {error}")
-                return
-
-    def _tick(self) -> None:
-        before = set(self._hosts.infos)
-        self._hosts.admit_ready(self._placement)
-        for name in set(self._hosts.infos) - before:
-            info = self._hosts.infos[name]
-            self._db.bind_host(self._run_number, info.base_sha256, dict(info.facts))
-        self._hosts.tick(self._placement)
-        self._placement.sample()
-        if self._placement.is_done:
-            self._placement.mend_metrics()
-        phase = "done" if self._placement.is_done else "training" if self._hosts.infos else "starting"
-        self._status = self._placement.status(phase)
-
-    def _out_of_patience(self) -> bool:
-        self._failing_since_s = self._failing_since_s or self._clock.elapsed_s()
-        return self._clock.elapsed_s() - self._failing_since_s > STORAGE_PATIENCE_S
-
-    def _end(self, error: str) -> None:
-        self._status = self._placement.status("done", error)
+                return Control(self._settings, self._transport, SystemClock(), holder, self._metrics)
+            except (DatabaseError, StorageError) as error:
+                if not was_here or self._is_stopping.is_set():
+                    raise
+                log.warning("service=%s %s", self._settings.name, error)
+                time.sleep(self._settings.tick_s)

@@ -7,22 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mlora_ray import __version__
-from mlora_ray.errors import InputError, MloraError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 130
+from mlora_ray.cli_cluster import SettingsOption, StartedOption, add_commands
+from mlora_ray.commands.edge import command_line, console, said_plainly
 
 app = typer.Typer(
     name="mlora-ray",
@@ -48,12 +39,17 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+add_commands(app)
+
+
 @app.command()
 def train(
     job_file: JobFileArgument,
-    out: Annotated[str, typer.Option(help="Directory for the adapters, metrics and the report.")],
+    out: Annotated[
+        str, typer.Option(help="Directory of the adapters, metrics and report. With --address the service's storage.")
+    ] = "",
     address: Annotated[
-        str, typer.Option(help="A running Ray cluster; without it one of our own, on this machine.")
+        str, typer.Option(help="A running Ray cluster, or auto; without it one of our own, on this machine.")
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR, to the same bits.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in DIR and begin anew.")] = False,
@@ -64,18 +60,20 @@ def train(
         int, typer.Option(min=0, help="CPU threads of a host. 0: all cores. Part of what decides the bits.")
     ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    policy: Annotated[str, typer.Option(help="Placement policy: a name, or module:Class.")] = "fifo",
+    policy: Annotated[str, typer.Option(help="Placement policy: a name, or module:Class. Default: fifo.")] = "",
+    settings: SettingsOption = "",
+    service: StartedOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Train every job of JOBFILE. Exits 0, 1 (mistake in the input), 3 (some jobs failed) or 130 (interrupted)."""
-    with _said_plainly(as_json):
-        from mlora_ray.train import train as run_train
+    with said_plainly(as_json):
+        from mlora_ray.commands.training import train as run_train
         from mlora_ray.train_options import TrainOptions, parse_bytes
 
         options = TrainOptions(
             job_file=job_file,
             out=out,
-            command=_command(),
+            command=command_line(),
             address=address,
             is_resume=resume,
             is_overwrite=overwrite,
@@ -87,13 +85,13 @@ def train(
             policy=policy,
             is_json=as_json,
         )
-        raise typer.Exit(run_train(options, _console(as_json)))
+        raise typer.Exit(run_train(options, settings, service, console(as_json)))
 
 
 @app.command()
 def check(job_file: JobFileArgument, as_json: JsonOption = False) -> None:
     """Say what JOBFILE would run: rows, tokens, steps, memory and time; or all its mistakes. Trains nothing."""
-    with _said_plainly(as_json):
+    with said_plainly(as_json):
         from mlora_ray.check import check_report, check_table, prepare
         from mlora_ray.config import read_job_file
 
@@ -101,7 +99,7 @@ def check(job_file: JobFileArgument, as_json: JsonOption = False) -> None:
         if as_json:
             print(json.dumps(report))
         else:
-            _console(False).print(check_table(report))
+            console(False).print(check_table(report))
 
 
 @app.command()
@@ -111,7 +109,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Train a finished job again, alone, and compare. Exits 0 (identical) or 4 (says what differs first)."""
-    with _said_plainly(as_json):
+    with said_plainly(as_json):
         from mlora_ray.verify import run_verify
 
         raise typer.Exit(run_verify(job_dir, force, as_json))
@@ -129,7 +127,7 @@ def bench_peft(
     as_json: JsonOption = False,
 ) -> None:
     """The same jobs through PEFT and through us: tokens per CPU second, memory, share of the GEMM rate."""
-    with _said_plainly(as_json):
+    with said_plainly(as_json):
         from mlora_ray.benchmarks.peft import print_table, run
 
         result = run(
@@ -138,34 +136,4 @@ def bench_peft(
         if as_json:
             print(json.dumps(result))
         else:
-            print_table(result, _console(False))
-
-
-@contextmanager
-def _said_plainly(as_json: bool) -> Iterator[None]:
-    """Errors that are the caller's to mend become lines on standard error, with --json also one object; exit 1."""
-    try:
-        yield
-    except InputError as error:
-        if as_json:
-            print(json.dumps({"mistakes": [asdict(m) for m in error.mistakes]}))
-        for mistake in error.mistakes:
-            print(mistake, file=sys.stderr)
-        raise typer.Exit(EXIT_MISTAKE) from error
-    except MloraError as error:
-        if as_json:
-            print(json.dumps({"error": str(error)}))
-        print(error, file=sys.stderr)
-        raise typer.Exit(EXIT_MISTAKE) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(EXIT_INTERRUPTED) from error
-
-
-def _console(to_stderr: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=to_stderr)
-
-
-def _command() -> str:
-    return shlex.join(["mlora-ray", *sys.argv[1:]])
+            print_table(result, console(False))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
-
-from mlora_ray.config_fields import JOB_FIELDS, SYNONYMS, FileFields, JobFields, JobOnlyFields, described
+from mlora_ray.config_fields import JOB_FIELDS, SYNONYMS, FileFields, JobFields, JobOnlyFields
 from mlora_ray.errors import InputError, Mistake
+from mlora_ray.field_reader import FieldReader
 from mlora_ray.row_files import HUB_PREFIX, SUFFIXES
 from mlora_ray.types import LoraSpec, TrainSpec
 from mlora_ray.yaml_lines import Document, KeyPath, Value, dotted, read_yaml
@@ -36,6 +34,7 @@ class JobEntry:
     eval_path: str | None = None
     tenant: str = "default"
     priority: int = 0
+    device_type: str = ""  # cpu | cuda; empty: any
     field_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)  # the job's and defaults'
 
     def line_of(self, name: str) -> int:
@@ -74,19 +73,20 @@ class _JobFileReader:
     """Collects mistakes while it turns the document into a `JobFile`."""
 
     def __init__(self, path: Path, document: Document, mistakes: list[Mistake]) -> None:
-        self.path, self.document, self.mistakes = path, document, list(mistakes)
+        self.path, self.document = path, document
+        self.fields = FieldReader(path, document, mistakes, SYNONYMS)
 
     def read(self) -> JobFile:
         top = self.document.value
         if not isinstance(top, dict):
-            self._add((), "job file", "" if top is None else repr(top)[:60], "a mapping with base and jobs")
-            raise InputError(self.mistakes)
-        file = self._validated(FileFields, {k: v for k, v in top.items() if k not in ("jobs", "defaults")}, ())
+            self.fields.add((), "job file", "" if top is None else repr(top)[:60], "a mapping with base and jobs")
+            raise InputError(self.fields.mistakes)
+        file = self.fields.validated(FileFields, _without(top, "jobs", "defaults"), (), also=("jobs", "defaults"))
         defaults = self._fields_of({} if top.get("defaults") is None else top["defaults"], ("defaults",), JOB_FIELDS)
         seed = file.get("seed", DEFAULT_SEED)
         jobs = top.get("jobs")
         if not isinstance(jobs, list) or not jobs:
-            self._add(("jobs",), "jobs", "" if not jobs else repr(jobs)[:60], "a list of at least one job")
+            self.fields.add(("jobs",), "jobs", "" if not jobs else repr(jobs)[:60], "a list of at least one job")
             jobs = []
         entries = [self._job(job, ("jobs", i), defaults, seed) for i, job in enumerate(jobs)]
         self._check_names([(("jobs", i), job.get("name")) for i, job in enumerate(jobs) if isinstance(job, dict)])
@@ -97,20 +97,22 @@ class _JobFileReader:
             seed=seed,
             jobs=tuple(e for e in entries if e is not None),
             base_line=self.document.line(("base",)),
-            mistakes=tuple(sorted(self.mistakes, key=lambda m: m.line)),
+            mistakes=tuple(sorted(self.fields.mistakes, key=lambda m: m.line)),
         )
 
     def _job(self, value: Value, at: KeyPath, defaults: dict, seed: int) -> JobEntry | None:
-        before = len(self.mistakes)
+        before = len(self.fields.mistakes)
         allowed = (*JOB_FIELDS, *JobOnlyFields.model_fields)
         own = self._fields_of(value, at, allowed)
         if not isinstance(value, dict):
             return None
-        only = self._validated(JobOnlyFields, {k: v for k, v in value.items() if k in JobOnlyFields.model_fields}, at)
+        only = self.fields.validated(
+            JobOnlyFields, {k: v for k, v in value.items() if k in JobOnlyFields.model_fields}, at
+        )
         paths = [self._data_path(only.get(which), (*at, which)) for which in ("train", "eval")]
         held = {"seed": seed} | _without_other_length(defaults, own) | own
         self._check_together(held, at)
-        if len(self.mistakes) > before:
+        if len(self.fields.mistakes) > before:
             return None
         if held.get("max_steps"):
             held["num_epochs"] = 0.0
@@ -123,6 +125,7 @@ class _JobFileReader:
             eval_path=paths[1],
             tenant=held.get("tenant", "default"),
             priority=held.get("priority", 0),
+            device_type=held.get("device_type", ""),
             field_lines=self._lines(defaults, ("defaults",)) | self._lines(value, at),
         )
 
@@ -133,50 +136,27 @@ class _JobFileReader:
     def _fields_of(self, value: Value, at: KeyPath, allowed: tuple[str, ...]) -> dict:
         """The job fields of one mapping, checked and in the form of types.py. Adds mistakes."""
         if not isinstance(value, dict):
-            self._add(at, dotted(at), repr(value)[:60], "a mapping of fields")
+            self.fields.add(at, dotted(at), repr(value)[:60], "a mapping of fields")
             return {}
         for name in value:
             if name not in allowed:
-                self._unknown((*at, name), name, value[name], allowed)
-        held = self._validated(JobFields, {k: v for k, v in value.items() if k in JOB_FIELDS}, at)
+                self.fields.unknown((*at, name), name, value[name], allowed)
+        held = self.fields.validated(JobFields, {k: v for k, v in value.items() if k in JOB_FIELDS}, at)
         if held.get("num_epochs") and held.get("max_steps"):
             both = f"{held['num_epochs']:g} and {held['max_steps']}"
-            self._add((*at, "max_steps"), dotted((*at, "num_epochs/max_steps")), both, "one of the two, not both")
+            self.fields.add((*at, "max_steps"), dotted((*at, "num_epochs/max_steps")), both, "one of the two, not both")
         return held
-
-    def _validated(self, model: type[BaseModel], value: dict[str, Value], at: KeyPath) -> dict:
-        """Fields that were set, by pydantic; a mistake for each that does not fit."""
-        unknown = [k for k in value if k not in model.model_fields]
-        for name in unknown:
-            self._unknown((*at, name), name, value[name], (*model.model_fields, "jobs", "defaults"))
-        given = {k: v for k, v in value.items() if k not in unknown}
-        try:
-            return model.model_validate(given).model_dump(exclude_unset=True)
-        except ValidationError as error:
-            bad = set()
-            for item in error.errors(include_url=False):
-                path = tuple(p for p in item["loc"] if not isinstance(p, str) or p in model.model_fields or p in given)
-                bad.add(path[0] if path else "")
-                shown = "" if item["type"] == "missing" else _shown(item["input"])
-                self._add((*at, *path), dotted((*at, *path)), shown, _allowed(item))
-            return self._rest(model, given, {str(b) for b in bad})
-
-    def _rest(self, model: type[BaseModel], given: dict[str, Value], bad: set[str]) -> dict:
-        """What is right beside the mistakes, so that checks of fields together still run."""
-        good = {k: v for k, v in given.items() if k not in bad}
-        try:
-            return model.model_validate(good).model_dump(exclude_unset=True)
-        except ValidationError:
-            return {}
 
     def _check_together(self, held: dict, at: KeyPath) -> None:
         if held.get("init_lora_weights") == "orthogonal":
             ranks = [("r", held.get("r", 8)), *(("rank_pattern", r) for _, r in held.get("rank_pattern", ()))]
             if odd := [(name, r) for name, r in ranks if r % 2]:
                 name, rank = odd[0]
-                self._add((*at, "init_lora_weights"), dotted((*at, name)), str(rank), "an even rank, for orthogonal")
+                self.fields.add(
+                    (*at, "init_lora_weights"), dotted((*at, name)), str(rank), "an even rank, for orthogonal"
+                )
         if held.get("num_epochs") == 0 and not held.get("max_steps"):
-            self._add((*at, "num_epochs"), dotted((*at, "num_epochs")), "0", "above 0, or max_steps above 0")
+            self.fields.add((*at, "num_epochs"), dotted((*at, "num_epochs")), "0", "above 0, or max_steps above 0")
 
     def _check_names(self, names: list[tuple[KeyPath, Value]]) -> None:
         seen: dict[str, int] = {}
@@ -187,11 +167,13 @@ class _JobFileReader:
             folded = name.casefold()  # two names that differ in case are one directory on some file systems
             if not PLAIN_NAME.fullmatch(name):
                 allowed = "letters, digits, '.', '_' and '-', the first a letter or digit, at most 128"
-                self._add(place, dotted(place), name, f"a plain name inside the run's directory: {allowed}")
+                self.fields.add(place, dotted(place), name, f"a plain name inside the run's directory: {allowed}")
             elif folded in RESERVED_NAMES:
-                self._add(place, dotted(place), name, f"a name but {', '.join(RESERVED_NAMES)}: the run uses these")
+                self.fields.add(
+                    place, dotted(place), name, f"a name but {', '.join(RESERVED_NAMES)}: the run uses these"
+                )
             elif folded in seen:
-                self._add(place, dotted(place), name, f"a name of its own; line {seen[folded]} has it too")
+                self.fields.add(place, dotted(place), name, f"a name of its own; line {seen[folded]} has it too")
             seen.setdefault(folded, line)
 
     def _data_path(self, value: object, at: KeyPath) -> str | None:
@@ -205,35 +187,18 @@ class _JobFileReader:
             return str(path)
         if HUB_ID.fullmatch(value) and Path(value).suffix not in SUFFIXES:
             return HUB_PREFIX + value
-        self._add(at, dotted(at), value, f"a file that exists, beside the job file or absolute (looked for {path})")
+        self.fields.add(
+            at, dotted(at), value, f"a file that exists, beside the job file or absolute (looked for {path})"
+        )
         return None
 
-    def _unknown(self, at: KeyPath, name: str, value: Value, allowed: tuple[str, ...]) -> None:
-        guess = SYNONYMS.get(name) or next(iter(difflib.get_close_matches(name, allowed, 1, 0.6)), None)
-        hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(allowed)}"
-        self._add(at, dotted(at), _shown(value), f"unknown field; {hint}")
 
-    def _add(self, at: KeyPath, field: str, value: str, allowed: str) -> None:
-        line = self.document.line(at)
-        self.mistakes.append(Mistake(file=str(self.path), field=field, value=value, allowed=allowed, line=line))
+def _without(values: dict[str, Value], *names: str) -> dict[str, Value]:
+    return {k: v for k, v in values.items() if k not in names}
 
 
 def _without_other_length(defaults: dict, own: dict) -> dict:
     """A job's own `max_steps` or `num_epochs` replaces either of them in the defaults."""
     if own.get("max_steps") or own.get("num_epochs"):
-        return {k: v for k, v in defaults.items() if k not in ("max_steps", "num_epochs")}
+        return _without(defaults, "max_steps", "num_epochs")
     return defaults
-
-
-def _shown(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _allowed(item: object) -> str:
-    """pydantic's message as what is allowed."""
-    assert isinstance(item, dict)
-    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    if str(item["type"]).endswith("_type"):  # the type is wrong: '8' and 8 would look alike
-        return f"{message}, not {described(item['input'])}"
-    return "required" if item["type"] == "missing" else message

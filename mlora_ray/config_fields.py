@@ -57,6 +57,7 @@ SYNONYMS = {
     "eval_dataset": "eval",
     "validation": "eval",
     "id": "name",
+    "device": "device_type",
 }
 
 
@@ -183,6 +184,7 @@ class JobFields(_Fields):
     completion_only_loss: Switch = True
     tenant: Text = "default"
     priority: Annotated[int, Field(strict=True, ge=-MOST, le=MOST)] = 0
+    device_type: Literal["cpu", "cuda"] = "cpu"  # a job that does not say goes on any
 
 
 JOB_FIELDS = tuple(JobFields.model_fields)

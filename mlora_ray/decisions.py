@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 from mlora_ray import serde
 from mlora_ray.policies.contract import Policy, Refusal, validate_actions
 from mlora_ray.policies.fifo import Fifo
-from mlora_ray.types import Action, ClusterView, PolicyState
+from mlora_ray.types import Action, AdapterView, ClusterView, PolicyState
+
+WHOLE_EVERY = 200  # lines
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +35,16 @@ def safe_decide(
 
 
 class DecisionLog:
-    """Appends to a local JSONL file; an empty path keeps none."""
+    """Appends to a local JSONL file; an empty path keeps none.
+
+    A line holds the whole view, or what has changed in it since the line before: with 2,000 adapters a whole one is a
+    megabyte.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
+        self._before: ClusterView | None = None  # of the last line
+        self._since_whole = 0
 
     def append(
         self, view: ClusterView, state: PolicyState, actions: Sequence[Action], refused: Sequence[Refusal]
@@ -42,24 +52,59 @@ class DecisionLog:
         """A decision to do nothing is not logged: it would be a line a second."""
         if self._path is None or not (actions or refused):
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = {
-            "view": serde.to_plain(view),
+        line: dict[str, Any] = self._said(view) | {
             "state": serde.to_plain(state),
             "actions": [serde.to_plain(a) for a in actions],
             "refused": [{"action": serde.to_plain(r.action), "why": r.why} for r in refused],
         }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._before = view
+
+    def _said(self, view: ClusterView) -> dict[str, Any]:
+        before, self._since_whole = self._before, self._since_whole + 1
+        if before is not None and self._since_whole < WHOLE_EVERY:
+            changed = {a.id: a for a in _changed(before.adapters, view.adapters)}
+            gone = {a.id for a in before.adapters} - {a.id for a in view.adapters}
+            if _applied(before.adapters, changed, gone) == view.adapters:
+                rest = dataclasses.replace(view, adapters=tuple(changed.values()))
+                return {"change": serde.to_plain(rest), "gone": sorted(gone)}
+        self._since_whole = 0
+        return {"view": serde.to_plain(view)}
 
 
 def read_decisions(path: str) -> list[tuple[ClusterView, PolicyState, list[Action]]]:
-    """The (view, state before, actions) of every logged decision. A torn last line is left out."""
-    decisions = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            held = json.loads(line)
-            actions = [serde.from_plain(Action, a) for a in held["actions"]]
-            view = serde.from_plain(ClusterView, held["view"])
-            decisions.append((view, serde.from_plain(PolicyState, held["state"]), actions))
+    """The (view, state before, actions) of every logged decision. A torn last line is left out.
+
+    Raises ValueError for a change to a view that is not there.
+    """
+    decisions: list[tuple[ClusterView, PolicyState, list[Action]]] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        held = json.loads(line)
+        view = serde.from_plain(ClusterView, held.get("view") or held["change"])
+        if "view" not in held:
+            if not decisions:
+                raise ValueError(f"{path}:{number}: a change, and no whole view before it")
+            changed = {a.id: a for a in view.adapters}
+            adapters = _applied(decisions[-1][0].adapters, changed, set(held["gone"]))
+            view = dataclasses.replace(view, adapters=adapters)
+        actions = [serde.from_plain(Action, a) for a in held["actions"]]
+        decisions.append((view, serde.from_plain(PolicyState, held["state"]), actions))
     return decisions
+
+
+def _changed(before: Sequence[AdapterView], now: Sequence[AdapterView]) -> list[AdapterView]:
+    known = {a.id: a for a in before}
+    return [a for a in now if known.get(a.id) != a]
+
+
+def _applied(
+    before: Sequence[AdapterView], changed: Mapping[str, AdapterView], gone: Set[str]
+) -> tuple[AdapterView, ...]:
+    """Those of before in their order, changed where they have, and then the new ones."""
+    known = {a.id for a in before}
+    kept = [changed.get(a.id, a) for a in before if a.id not in gone]
+    return (*kept, *(a for name, a in changed.items() if name not in known))

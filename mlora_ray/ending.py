@@ -11,7 +11,8 @@ from mlora_ray.errors import StorageError
 from mlora_ray.held import STORAGE_FAILURE
 from mlora_ray.run import Run
 from mlora_ray.run_facts import RunResult
-from mlora_ray.types import JobState, RunStatus
+from mlora_ray.status import RunStatus
+from mlora_ray.types import JobState
 
 if TYPE_CHECKING:
     from mlora_ray.store.records import JobRecord
@@ -95,7 +96,7 @@ def _await_host(run: Run) -> None:
     waits_until_s = time.monotonic() + CALL_TIMEOUT_S
     while not run.interrupt.is_set and time.monotonic() < waits_until_s:
         status: RunStatus = ray.get(run.placement.status.remote(), timeout=CALL_TIMEOUT_S)
-        if status.error or ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
+        if status.error or ray.get(run.placement.infos.remote(), timeout=CALL_TIMEOUT_S):
             return
         time.sleep(POLL_S)
 

@@ -32,6 +32,10 @@ class InputError(MloraError):
         self.mistakes = mistakes
         super().__init__("\n".join(str(m) for m in mistakes))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[list[Mistake]]]:
+        """Between processes the mistakes travel, not their text."""
+        return type(self), (self.mistakes,)
+
 
 class JobError(MloraError):
     """One adapter's own failure. It never touches its neighbours."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from mlora_ray.types import Assignment, StepReport
+from mlora_ray.types import Assignment, BundleReport, StepReport
 
 if TYPE_CHECKING:
     from mlora_ray.engine.rows import Rows
@@ -29,6 +30,9 @@ class Held:
     steps: list[StepReport] = dataclasses.field(default_factory=list)
     losses: EvalLosses | None = None
     is_leaving: bool = False
+    failure: str = ""  # it has failed, and ends when its last good state is saved
+    saving: Future[BundleReport] | None = None
+    is_held: bool = False  # too far ahead of what is committed: it waits for storage
     is_save_due: bool = False
     attempts: int = 0
     retry_at_s: float = 0.0

@@ -9,39 +9,40 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlora_ray.errors import StorageError
+from mlora_ray import intake
+from mlora_ray.clock import Clock, SystemClock
+from mlora_ray.errors import MloraError, StorageError
 from mlora_ray.held import STORAGE_FAILURE, Held, RateMeter
 from mlora_ray.mailbox import Mailbox
-from mlora_ray.outputs import EvalLosses, write_outputs
-from mlora_ray.store.bundles import bundle_uri, read_bundle, write_bundle
-from mlora_ray.store.row_store import first_rows, read_rows
+from mlora_ray.saving import Saver
 from mlora_ray.types import (
     Ack,
+    Arrival,
     Assignment,
-    BundleReport,
     CrossLosses,
     CrossRequest,
     FailureReport,
     HostReport,
+    HostSettings,
+    MovedState,
     Progress,
     Release,
     StepReport,
 )
 
 if TYPE_CHECKING:
-    from mlora_ray.engine.adapter import AdapterState
     from mlora_ray.engine.engine import Engine
-    from mlora_ray.engine.rows import Rows
 
-SAVE_ATTEMPTS = 5
-FIRST_BACKOFF_S = 0.5  # doubled each time: a bundle is tried for 7.5 s
-MAX_UNACKNOWLEDGED_S = 120.0  # placement silent for so long: stop running ahead of what is committed
+FIRST_BACKOFF_S = 0.5  # doubled each time: five attempts take 7.5 s
+MAX_BACKOFF_S = 30.0
+NUM_WRITERS = 4  # an object store answers slowly, not one at a time
 SHOW_EVERY_S = 0.2
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +51,16 @@ class Hosting:
     """Jobs of one host over one engine."""
 
     def __init__(
-        self,
-        host: str,
-        engine: Engine,
-        bundle_root: str,
-        elapsed_s: Callable[[], float] = time.monotonic,
-        save_attempts: int = SAVE_ATTEMPTS,
+        self, settings: HostSettings, engine: Engine, clock: Clock | None = None, writer: Executor | None = None
     ) -> None:
-        self.host, self._engine, self._bundle_root = host, engine, bundle_root
+        self._settings, self._engine, self._clock = settings, engine, clock or SystemClock()
         self._base = engine.base.spec.id
-        self._elapsed_s, self._save_attempts = elapsed_s, save_attempts
+        self._elapsed_s = self._clock.elapsed_s
+        self._num_steps = self._num_failed_saves = 0
         self._mail = Mailbox()
         self._held: dict[str, Held] = {}
-        self._base_losses: dict[str, float] = {}
+        self._writer = writer or ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="saving")
+        self._saver = Saver(engine, settings.bundle_root, self._writer)
         self._rate = RateMeter()
         self._step_s = 0.0
         self._warning = ""
@@ -81,22 +79,33 @@ class Hosting:
     def acknowledge(self, acks: tuple[Ack, ...]) -> None:
         self._mail.acknowledge(acks)
 
+    def own(self, owned: frozenset[tuple[str, int]] | None) -> None:
+        """Let go of whatever else is here: it was fenced off while this host was out of touch."""
+        self._mail.own(owned)
+
     def report(self) -> HostReport:
         """Unacknowledged reports and everybody's progress."""
-        return self._mail.answer(self.host, self._base)
+        return dataclasses.replace(self._mail.answer(self._settings.id, self._base), now_s=self._clock.now_s())
 
-    def call(self, function: Callable[[], Any]) -> Future[Any]:
-        """Run `save_all` or `cross_evaluate` between two steps of the stepping thread."""
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run `cross_evaluate` or `hand_over` between two steps of the stepping thread."""
         return self._mail.call(function)
+
+    def receive(self, assignment: Assignment, moved: MovedState) -> Future[None]:
+        """Train this, from the state of the host it was on."""
+        self._mail.expect(assignment)
+        return self._mail.call(lambda: self._admit(assignment, moved))
 
     # -- the stepping thread
 
     def advance(self) -> bool:
         """Take orders, run one engine step, do what saving is due. False: nothing to do, see `wait`."""
+        for name in self._mail.disowned((h.name, h.assignment.epoch) for h in self._held.values()):
+            self._let_go(self._held[name])
         self._take_orders()
         self._save_what_is_due()
-        is_silent = self._mail.oldest_unacknowledged_s(self._elapsed_s()) > MAX_UNACKNOWLEDGED_S
-        is_busy = self._engine.has_work and not is_silent
+        self._hold_who_is_ahead()
+        is_busy = self._engine.has_work
         if is_busy:
             began_s = self._elapsed_s()
             outcomes = self._engine.step()
@@ -111,25 +120,14 @@ class Hosting:
     def wait(self, timeout_s: float = 0.2) -> None:
         self._mail.wait(timeout_s)
 
-    def save_all(self) -> None:
-        """Save every adapter that is past its last bundle, each tried once. The jobs stay."""
-        for held in list(self._held.values()):
-            if self._engine.state(held.name).step > held.saved_step:
-                try:
-                    self._save(held, self._engine.state(held.name))
-                except StorageError as error:
-                    self._warn(f"{held.name}: {error}; its last good bundle is step {held.saved_step}")
-        self._show(is_due=True)
-
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
         """Every adapter on the first `max_rows` evaluation rows of every job. Raises StorageError."""
-        columns = [first_rows(read_rows(r.spec.eval_rows), max_rows) for r in requests if r.spec.eval_rows]
-        base_loss = self._engine.evaluate([(None, None, rows) for rows in columns])
-        losses = []
-        for request in requests:  # one adapter at a time: its state is all that is added to memory
-            state = self._read_state(request.spec, request.bundle_uri)[0]
-            losses.append(tuple(self._engine.evaluate([(state, request.spec, rows) for rows in columns])))
-        return CrossLosses(tuple(losses), tuple(base_loss))
+        return intake.cross_evaluate(self._engine, requests, max_rows)
+
+    def close(self) -> None:
+        """Give back the page directory. No thread steps any more."""
+        self._writer.shutdown(wait=False, cancel_futures=True)
+        self._engine.close()
 
     # -- orders
 
@@ -139,12 +137,24 @@ class Hosting:
                 self._admit(order)
             elif isinstance(order, Release):
                 held = self._held.get(order.job)
-                if held and held.assignment.epoch == order.epoch:
+                if held and held.assignment.epoch == order.epoch and not held.is_leaving:
+                    self._engine.hold(order.job)
                     held.is_leaving = held.is_save_due = True
             else:
                 order()
 
-    def _admit(self, assignment: Assignment) -> None:
+    def hand_over(self, job: str, epoch: int) -> MovedState:
+        """Let an adapter go, with every step that is not acknowledged. Raises MloraError when it is not here."""
+        held = self._held.get(job)
+        if held is None or held.assignment.epoch != epoch:
+            raise MloraError(f"{job} of epoch {epoch} is not on {self._settings.id}")
+        state = self._engine.state(job)
+        steps = (*self._mail.unacknowledged(job, epoch), *held.steps)
+        moved = MovedState(job, state.step, state.to_arrays(), self._num_tokens(held), steps, self._clock.now_s())
+        self._let_go(held)
+        return moved
+
+    def _admit(self, assignment: Assignment, moved: MovedState | None = None) -> None:
         spec = assignment.spec
         before = self._held.get(spec.name)
         if before and before.assignment.epoch >= assignment.epoch:
@@ -152,26 +162,21 @@ class Hosting:
         if before:
             self._let_go(before)
         try:
-            rows = read_rows(spec.train_rows)
-            eval_rows = read_rows(spec.eval_rows) if spec.eval_rows else None
-            state, meta = self._read_state(spec, assignment.bundle_uri) if assignment.bundle_uri else (None, {})
-            self._engine.admit(spec, rows, eval_rows, state)
+            loaded = intake.load(self._engine, assignment, moved)
+            self._engine.admit(spec, loaded.rows, loaded.eval_rows, loaded.state)
         except Exception as error:  # noqa: BLE001 - the tenant's edge: whatever it is, it is this job's alone
-            self._mail.report(_failure(assignment, 0, error), self._elapsed_s())
+            self._mail.report(_failure(assignment, 0, error))
             return
-        step = state.step if state is not None else 0
-        held = Held(assignment, eval_rows, int(meta.get("num_tokens", 0)), step, assignment.bundle_uri)
+        step = loaded.state.step if loaded.state is not None else 0
+        held = Held(assignment, loaded.eval_rows, loaded.num_tokens, step, assignment.bundle_uri)
+        if moved is not None:
+            held.steps = list(moved.steps)
+            held.saved_step = step - len(moved.steps)
+            pause_s = max(0.0, self._clock.now_s() - moved.left_at_s)
+            self._mail.announce(Arrival(spec.name, assignment.epoch, step, pause_s))
         held.is_save_due = self._engine.is_done(spec.name)
         self._held[spec.name] = held
-        log.info("admitted job=%s host=%s epoch=%d step=%d", spec.name, self.host, assignment.epoch, step)
-
-    def _read_state(self, spec: Any, uri: str) -> tuple[AdapterState, dict[str, Any]]:
-        from mlora_ray.engine.adapter import AdapterState
-
-        arrays, meta = read_bundle(uri)
-        if meta.get("job") != spec.name:
-            raise StorageError(f"{uri}: is a bundle of {meta.get('job')!r}, not of {spec.name!r}")
-        return AdapterState.from_arrays(self._engine.layout(spec), arrays, str(self._engine.base.device)), meta
+        log.info("admitted job=%s host=%s epoch=%d step=%d", spec.name, self._settings.id, assignment.epoch, step)
 
     # -- steps
 
@@ -182,6 +187,7 @@ class Hosting:
         if not isinstance(outcome, StepReport):
             self._fail(held, outcome.error)
             return
+        self._num_steps += 1
         self._rate.add(self._elapsed_s(), outcome.num_tokens)
         train = held.assignment.spec.train
         is_done = self._engine.is_done(held.name)
@@ -198,83 +204,95 @@ class Hosting:
 
     def _fail(self, held: Held, error: str) -> None:
         """Stop one adapter; its last good state is kept as a bundle where storage allows."""
-        state = self._engine.state(held.name)
-        if state.step > held.saved_step:
-            try:
-                self._save(held, state)
-            except StorageError as failed:
-                self._warn(f"{held.name}: {failed}")
+        self._engine.hold(held.name)
+        held.failure, held.is_save_due, held.retry_at_s = held.failure or error, True, 0.0
+
+    def _end_failed(self, held: Held) -> None:
         kept = f"its last good bundle is step {held.saved_step}" if held.saved_uri else "it has no bundle"
-        report = _failure(held.assignment, state.step, f"{error}; {kept}")
+        step = self._engine.progress(held.name).step
         self._let_go(held)
-        self._mail.report(report, self._elapsed_s())
-        log.warning("failed job=%s host=%s step=%d error=%s", held.name, self.host, state.step, error)
+        self._mail.report(_failure(held.assignment, step, f"{held.failure}; {kept}"))
+        log.warning("failed job=%s host=%s step=%d error=%s", held.name, self._settings.id, step, held.failure)
 
     # -- saving
 
     def _save_what_is_due(self) -> None:
-        for held in [h for h in self._held.values() if h.is_save_due and h.retry_at_s <= self._elapsed_s()]:
+        """Begin the saves that are due, as many at a time as there are writers, and take in those that are done."""
+        room = NUM_WRITERS - sum(h.saving is not None for h in self._held.values())
+        for held in list(self._held.values()):
             try:
-                state = self._engine.state(held.name)
-                if self._engine.is_done(held.name):
-                    self._finish(held, state)
-                    self._let_go(held)
-                    continue
-                if state.step > held.saved_step:
-                    self._save(held, state)
-                held.is_save_due, held.attempts = False, 0
-                if held.is_leaving:
-                    self._let_go(held)
+                is_due = held.is_save_due and held.saving is None and held.retry_at_s <= self._elapsed_s()
+                if is_due and room > 0:
+                    room -= 1
+                    self._begin_save(held)
+                if held.saving is not None and held.saving.done():
+                    self._take_save(held)
             except StorageError as error:
                 self._try_later(held, error)
             except Exception as error:  # noqa: BLE001 - the tenant's edge
-                self._fail(held, f"{type(error).__name__}: {error}")
+                self._give_up(held, f"{type(error).__name__}: {error}")
+
+    def _begin_save(self, held: Held) -> None:
+        held.is_save_due = False
+        if self._is_behind(held) or (self._engine.is_done(held.name) and not held.failure):
+            saving = self._saver.begin(held, self._num_tokens(held))
+            saving.add_done_callback(lambda _: self._mail.wake())
+        else:
+            self._go_on(held)
+
+    def _take_save(self, held: Held) -> None:
+        self._mail.report(self._saver.take(held))
+        held.attempts = 0
+        is_ending = held.is_leaving or bool(held.failure) or self._engine.is_done(held.name)
+        if is_ending and self._is_behind(held):
+            held.is_save_due = True
+        else:
+            self._go_on(held)
+
+    def _is_behind(self, held: Held) -> bool:
+        return self._engine.progress(held.name).step > held.saved_step
+
+    def _go_on(self, held: Held) -> None:
+        """Its newest step is saved, or nobody wants it to leave."""
+        if held.failure:
+            self._end_failed(held)
+        elif held.is_leaving or self._engine.is_done(held.name):
+            self._let_go(held)
+
+    def _give_up(self, held: Held, error: str) -> None:
+        """Its state cannot be saved."""
+        held.failure = held.failure or error
+        self._end_failed(held)
 
     def _try_later(self, held: Held, error: StorageError) -> None:
-        held.attempts += 1
-        if held.attempts >= self._save_attempts:
+        held.attempts, held.is_save_due = held.attempts + 1, True
+        self._num_failed_saves += 1
+        if held.failure:
+            self._warn(f"{held.name}: {error}")
+            self._end_failed(held)
+            return
+        if held.attempts >= self._settings.save_attempts > 0:
             self._warn(f"{held.name}: {error}")
             self._fail(held, f"{STORAGE_FAILURE}, {held.attempts} attempts: {error}")
             return
-        wait_s = FIRST_BACKOFF_S * 2 ** (held.attempts - 1)
+        wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(held.attempts - 1, 10))
         held.retry_at_s = self._elapsed_s() + wait_s
         self._warn(f"{held.name}: {error}; next attempt in {wait_s:g} s")
 
-    def _finish(self, held: Held, state: AdapterState) -> None:
-        """Evaluate, write the outputs, then the final bundle: committed means everything is there."""
-        spec = held.assignment.spec
-        if held.eval_rows is not None and held.losses is None:
-            held.losses = self._final_losses(held, state, held.eval_rows)
-            if held.steps:
-                held.steps[-1] = dataclasses.replace(held.steps[-1], eval_loss=held.losses.adapter)
-        sha256 = write_outputs(held.assignment.out_uri, spec, self._engine.base, state, held.losses)
-        self._save(held, state, weights_sha256=sha256)
+    def _hold_who_is_ahead(self) -> None:
+        """An adapter does not run ahead of what is committed by more than so many steps: storage may be away."""
+        counts = self._mail.num_unacknowledged()
+        for held in self._held.values():
+            num_ahead = len(held.steps) + counts.get((held.name, held.assignment.epoch), 0)
+            is_ahead = num_ahead >= self._settings.max_uncommitted_steps
+            if is_ahead != held.is_held and not (held.failure or held.is_leaving):
+                held.is_held = is_ahead
+                (self._engine.hold if is_ahead else self._engine.unhold)(held.name)
+                held.is_save_due = held.is_save_due or is_ahead
 
-    def _final_losses(self, held: Held, state: AdapterState, rows: Rows) -> EvalLosses:
-        spec = held.assignment.spec
-        key = spec.eval_rows.sha256 if spec.eval_rows else ""
-        if key not in self._base_losses:
-            self._base_losses[key] = self._engine.evaluate([(None, None, rows)])[0]
-        return EvalLosses(self._base_losses[key], self._engine.evaluate([(state, spec, rows)])[0])
-
-    def _save(self, held: Held, state: AdapterState, weights_sha256: str = "") -> None:
-        """Write a bundle and report it with the steps it holds. Raises StorageError; then nothing changed."""
-        assignment = held.assignment
-        uri = bundle_uri(self._bundle_root, held.name, state.step, assignment.epoch)
-        num_tokens = held.tokens_before + self._engine.progress(held.name).num_tokens
-        meta = {"job": held.name, "step": state.step, "epoch": assignment.epoch, "num_tokens": num_tokens}
-        report = BundleReport(
-            job=held.name,
-            epoch=assignment.epoch,
-            step=state.step,
-            bundle_uri=uri,
-            sha256=write_bundle(uri, state.to_arrays(), meta),
-            steps=tuple(held.steps),
-            is_final=bool(weights_sha256),
-            weights_sha256=weights_sha256,
-        )
-        held.saved_step, held.saved_uri, held.steps = state.step, uri, []
-        self._mail.report(report, self._elapsed_s())
+    def _num_tokens(self, held: Held) -> int:
+        """All that the adapter was trained on, here and before."""
+        return held.tokens_before + self._engine.progress(held.name).num_tokens
 
     def _let_go(self, held: Held) -> None:
         del self._held[held.name]
@@ -295,7 +313,9 @@ class Hosting:
             memory_bytes=self._engine.memory_bytes(),
             memory_limit_bytes=self._engine.budget.limit_bytes,
             token_budget=self._engine.budget.token_budget,
-            warning=self._warning,
+            warning=self._warning or self._engine.warning,
+            num_steps=self._num_steps,
+            num_failed_saves=self._num_failed_saves,
         )
 
     def _progress(self, held: Held) -> Progress:
@@ -304,8 +324,11 @@ class Hosting:
 
     def _warn(self, warning: str) -> None:
         self._warning = warning
-        log.warning("host=%s %s", self.host, warning)
+        log.warning("host=%s %s", self._settings.id, warning)
 
 
 def _failure(assignment: Assignment, step: int, error: Exception | str) -> FailureReport:
-    return FailureReport(job=assignment.spec.name, epoch=assignment.epoch, step=step, error=str(error))
+    is_unread = isinstance(error, StorageError)
+    return FailureReport(
+        job=assignment.spec.name, epoch=assignment.epoch, step=step, error=str(error), is_unread=is_unread
+    )

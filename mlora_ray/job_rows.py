@@ -11,6 +11,7 @@ from mlora_ray.engine.rows import rows_sha256, to_bytes
 from mlora_ray.errors import InputError, Mistake, StorageError
 from mlora_ray.row_files import read_rows
 from mlora_ray.shapes import BaseShapes
+from mlora_ray.store.bundles import write_file
 from mlora_ray.types import RowsRef
 
 if TYPE_CHECKING:
@@ -112,15 +113,12 @@ def _store_rows(prepared: Prepared, source: str, data_dir_uri: str | None) -> Ro
 
 
 def _write_once(uri: str, data: bytes) -> None:
-    """Write under a temporary name, then move: a file of that name is always whole."""
+    """A file of that name is always whole, and named by its content: one that is there is the one. StorageError."""
     import fsspec
 
     try:
         files, path = fsspec.core.url_to_fs(uri)
-        if files.exists(path):
-            return
-        files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        files.pipe_file(f"{path}.part", data)
-        files.mv(f"{path}.part", path)
+        if not files.exists(path):
+            write_file(uri, data)
     except OSError as error:
-        raise StorageError(f"rows could not be written to {uri}: {error}") from error
+        raise StorageError(f"{uri}: rows cannot be written: {error}") from error

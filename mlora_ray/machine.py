@@ -5,6 +5,7 @@ Threads, dtype and row tile are settings, not facts of a machine: a run takes up
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -47,3 +48,9 @@ def recorded_facts(job: Mapping[str, Any]) -> dict[str, str]:
 def differences(recorded: Mapping[str, str], here: Mapping[str, str]) -> list[Difference]:
     """Every recorded fact that is another one here, in the recorded order."""
     return [Difference(name, then, here.get(name, "")) for name, then in recorded.items() if here.get(name, "") != then]
+
+
+def numerics_of(facts: Mapping[str, str], threads: int) -> str:
+    """A short hash: hosts of equal numerics compute equal bits."""
+    said = "\n".join([*(f"{name}={facts[name]}" for name in sorted(facts)), f"threads={threads}"])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
-"""Placement without Ray: what every host is told at a tick, and what its answer changes.
+"""Placement without Ray: who trains where, what every host is told, and what its answer changes.
 
-    ticks = placement.plan()                 # host -> Tick, after one decision of the policy
+    moves = placement.decide(placement.view()) # one decision of the policy, owners changed in the database
+    tick = placement.tick_for(host)          # what this host has to know
     placement.absorb(host, report)           # commit bundles and failures, keep progress
     placement.host_lost(host, why)           # its jobs queue again under a new epoch
 
@@ -11,25 +12,29 @@ owner bumps its epoch first, so an owner of before commits nothing.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from mlora_ray.clock import Clock
+from mlora_ray.commits import Commits
 from mlora_ray.decisions import DecisionLog, safe_decide
-from mlora_ray.errors import StorageError
-from mlora_ray.ledger import Host, Job, cluster_view, run_status, tokens_total
-from mlora_ray.metrics_file import MetricsFiles
+from mlora_ray.ledger import Host, Job, Jobs, adapter_views, host_views, run_status, tokens_total
+from mlora_ray.metrics import Metrics
+from mlora_ray.owners import Owners
 from mlora_ray.policies.contract import Policy
-from mlora_ray.store.bundles import delete_bundle, list_bundles, read_bundle
+from mlora_ray.service_settings import ServiceSettings
+from mlora_ray.status import RunStatus
 from mlora_ray.store.database import ControlDatabase
-from mlora_ray.store.records import Event, JobRecord, Ownership
+from mlora_ray.store.records import JobRecord
 from mlora_ray.types import (
     Ack,
     Assignment,
-    BundleReport,
     ClusterView,
-    FailureReport,
     HostInfo,
     HostReport,
+    HostType,
+    HostView,
     JobSpec,
     JobState,
     Migrate,
@@ -38,250 +43,310 @@ from mlora_ray.types import (
     PolicyState,
     Progress,
     Release,
-    RunStatus,
     Tick,
 )
 
-NUM_KEPT_BUNDLES = 2
-MAX_SAMPLES = 400  # of the throughput curve; then every second one is dropped
+ON_A_HOST = (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)
 
 log = logging.getLogger(__name__)
 
 
+class Move(NamedTuple):
+    """A job's state goes from `source`, which trained it under `old_epoch`, to the host of `assignment`."""
+
+    assignment: Assignment
+    source: str
+    target: str
+    old_epoch: int
+
+
 class Placement:
-    """One policy over many hosts and jobs. Not thread-safe: one thread calls it, `status` included."""
+    """One policy over many hosts and jobs. Not thread-safe: one thread at a time calls it."""
 
     def __init__(
-        self, database: ControlDatabase, policy: Policy, *, out_root: str, bundle_root: str, log_uri: str, clock: Clock
+        self, database: ControlDatabase, policy: Policy, settings: ServiceSettings, clock: Clock, metrics: Metrics
     ) -> None:
-        self._db, self._policy, self._clock = database, policy, clock
-        self._out_root, self._bundle_root = out_root, bundle_root
-        self._decisions = DecisionLog(log_uri)
-        self._metrics = MetricsFiles(out_root)
+        self._db, self._policy, self._clock, self._metrics = database, policy, clock, metrics
+        self._storage = settings.storage
+        self._host_types = settings.host_types
+        self._decisions = DecisionLog(settings.decisions_uri)
         self._policy_state = PolicyState()
-        self._hosts: dict[str, Host] = {}
-        self._jobs: dict[str, Job] = {}
-        self._state_bytes: dict[str, int] = {}
         self._started_s = clock.elapsed_s()
-        self._samples: list[tuple[float, float]] = []
-        self._is_sampled = False  # to the end of training
-        self._unwritten: set[str] = set()  # jobs whose metrics file lacks committed steps
-        self.commits = 0  # bundles committed since the start: a sign of life
-        self._load()
+        self._leaving: dict[str, tuple[str, int]] = {}  # job -> host and epoch that its state comes from
+        self._reasons: dict[str, str] = {}  # job -> why it moves, where it is not the policy
+        self.hosts: dict[str, Host] = {}
+        self.jobs = Jobs()
+        self._owners = Owners(database, self.jobs, clock)
+        self.commits = Commits(database, self.jobs, self._owners, settings, clock, metrics)
+        self._load(None)
+        self.commits.doubt_files(self.jobs)
 
-    def _load(self) -> None:
+    def _load(self, names: Sequence[str] | None, state_bytes: Mapping[str, int] | None = None) -> None:
+        """Mirror the rows of these jobs, or of all."""
+        kept, losses = self._db.kept_bundles_of_all(), self._db.last_losses()
+        wanted = None if names is None else set(names)
         for record in self._db.jobs():
             name = record.spec.name
-            kept, size = self._db.kept_bundles(name), self._state_bytes.get(name, 0)
-            self._jobs[name] = Job(record, tokens_total(record.spec), kept, size)
+            if wanted is not None and name not in wanted:
+                continue
+            size = (state_bytes or {}).get(name, 0)
+            loss = losses.get(name, math.nan)
+            self.jobs.put(Job(record, tokens_total(record.spec), kept.get(name, []), size, last_loss=loss))
 
-    # -- jobs
+    def read_again(self) -> None:
+        """After a write that raised and may have been done all the same: mirror what the rows say."""
+        kept = self._db.kept_bundles_of_all()
+        for record in self._db.jobs():
+            job = self.jobs.get(record.spec.name)
+            if job is None:
+                self.jobs.put(Job(record, tokens_total(record.spec), kept.get(record.spec.name, [])))
+            elif job.record != record:
+                if job.record.epoch != record.epoch:
+                    job.is_taken, job.is_moving, job.leaves_for = False, False, None
+                job.kept = kept.get(job.name, [])
+                self.jobs.mirror(job, record)
+                self.commits.mend_later(job)
+                log.warning("job=%s was changed by a write that had raised", job.name)
+
+    # -- what users ask
 
     def submit(self, specs: Sequence[JobSpec], state_bytes: Mapping[str, int] | None = None) -> None:
-        """Queue new jobs; `state_bytes` by name is for the policy."""
-        self._state_bytes |= state_bytes or {}
-        self._db.add_jobs(specs, self._clock.now_s())
-        self._load()
+        """Queue what is new and what had stopped; what runs goes on. `state_bytes` by name is for the policy."""
+        now_s = self._clock.now_s()
+        new = [s for s in specs if self.jobs.get(s.name) is None]
+        known = [s for s in specs if self.jobs.get(s.name) is not None]
+        if new:
+            self._db.add_jobs(new, now_s)
+        if known:
+            self._db.refresh_specs(known)
+        stopped = [s.name for s in known if self._has_stopped(self.jobs[s.name])]
+        if stopped:
+            self._db.queue(stopped, now_s)
+        self._load([s.name for s in new] + stopped, state_bytes)
+        self.commits.tidy(self.jobs[name] for name in stopped)
 
-    def resume(self, specs: Sequence[JobSpec], state_bytes: Mapping[str, int] | None = None) -> None:
-        """Queue again what has not succeeded, from its last whole bundle; make the files agree with the database."""
-        self._state_bytes |= state_bytes or {}
-        self._db.refresh_specs(specs)
-        self._db.requeue(self._clock.now_s())
-        self._load()
-        for job in self._jobs.values():
-            if not job.record.state.is_final:
-                self._fall_back_to_whole(job)
-                self._sweep(job)
-            self._metrics.rewrite(job.name, (step for step, _ in self._db.steps(job.name)))
+    @staticmethod
+    def _has_stopped(job: Job) -> bool:
+        return job.record.state in (JobState.PAUSED, JobState.FAILED)
 
-    def _fall_back_to_whole(self, job: Job) -> None:
-        """A bundle that is damaged or gone costs the steps since the one before, never the job."""
-        while job.record.bundle_uri:
-            try:
-                read_bundle(job.record.bundle_uri)
-                return
-            except StorageError as error:
-                why = str(error)
-            job.kept = [(s, uri) for s, uri in job.kept if s < job.record.step]
-            step, uri = job.kept[-1] if job.kept else (0, "")
-            self._db.roll_back(job.name, step, uri, self._clock.now_s(), why)
-            log.warning("rolled back job=%s step=%d: %s", job.name, step, why)
-            tokens = sum(s.num_tokens for s, _ in self._db.steps(job.name))
-            job.change(step=step, bundle_uri=uri, num_tokens=tokens)
+    def queue(self, names: Sequence[str]) -> list[str]:
+        """Let paused and failed jobs go on from their last bundle. Answers which."""
+        queued = self._db.queue([j.name for j in self.jobs.named(names) if self._has_stopped(j)], self._clock.now_s())
+        self._load(queued, {n: self.jobs[n].state_bytes for n in queued})
+        return queued
 
-    def _sweep(self, job: Job) -> None:
-        """Remove files of bundles that were never committed."""
-        kept = {uri for _, uri in job.kept}
-        for uri in list_bundles(self._bundle_root, job.name):
-            if uri not in kept:
-                delete_bundle(uri)
+    def pause(self, names: Sequence[str]) -> list[str]:
+        """Stop these jobs at their next step boundary, saved; those on no host at once. Answers which."""
+        jobs = [j for j in self.jobs.named(names) if j.record.state in (*ON_A_HOST, JobState.QUEUED)]
+        for job in jobs:
+            if job.record.host in self.hosts:
+                job.leaves_for = JobState.PAUSED
+        self._owners.hand_over([(j, JobState.PAUSED, "") for j in jobs if j.leaves_for is None], "paused")
+        return [j.name for j in jobs]
+
+    def fence_paused(self, names: Sequence[str] = ()) -> list[str]:
+        """Whoever was asked to pause and has not left its host by now: PAUSED at its last bundle. Answers which."""
+        late = [j for j in self.jobs.named(names) if j.leaves_for is JobState.PAUSED]
+        self._owners.hand_over([(j, JobState.PAUSED, "") for j in late], "paused")
+        return [j.name for j in late]
+
+    def cancel(self, names: Sequence[str]) -> list[str]:
+        """End these jobs where they are; their hosts let them go at the next tick. Answers which."""
+        open_names = [j.name for j in self.jobs.named(names) if not j.record.state.is_final]
+        cancelled = self._db.cancel(open_names, self._clock.now_s())
+        for name in cancelled:
+            job = self.jobs[name]
+            self.jobs.change(job, state=JobState.CANCELLED, epoch=job.record.epoch + 1, host="")
+        return cancelled
 
     # -- hosts
 
-    def host_joined(self, info: HostInfo) -> None:
-        self._hosts[info.id] = Host(info, HostReport(host=info.id, base=info.base))
-        self._event("host_joined", host=info.id, detail=f"pid={info.pid} device={info.device_type}")
+    def host_joined(self, info: HostInfo, host_type: HostType) -> None:
+        detail = f"pid={info.pid} device={info.device_type} node={info.node_ip} numerics={info.numerics[:8]}"
+        self._owners.event("host_joined", host=info.id, detail=detail)
+        self.hosts[info.id] = Host(info, host_type, HostReport(host=info.id, base=info.base))
 
-    def host_lost(self, host: str, why: str) -> list[str]:
-        """Fence a host off: its jobs queue again under a new epoch. Answers their names."""
-        self._hosts.pop(host, None)
-        self._event("host_lost", host=host, detail=why)
-        lost = [j for j in self._jobs.values() if j.record.host == host and not j.record.state.is_final]
-        self._hand_over([(j, JobState.QUEUED, "") for j in lost], "requeued")
+    def host_lost(self, host: str, why: str, cause: str) -> list[str]:
+        """Fence a host off: its jobs queue again under a new epoch. Answers their names; `cause` is for metrics."""
+        lost = self.jobs.on(host)
+        for job in lost:
+            job.lost_s, job.lost_cause = self._clock.elapsed_s(), cause
+            self._metrics.count("mlora_lost_steps", job.num_uncommitted, cause=cause)
+        self._owners.hand_over([(j, j.leaves_for or JobState.QUEUED, "") for j in lost], "requeued")
+        self._owners.event("host_lost", host=host, detail=why)
+        self.hosts.pop(host, None)
         log.warning("lost host=%s jobs=%d why=%s", host, len(lost), why)
         return [j.name for j in lost]
 
+    def host_left(self, host: str, why: str) -> None:
+        """An empty host has gone."""
+        self._owners.event("host_left", host=host, detail=why)
+        self.hosts.pop(host, None)
+
+    def drain(self, host: str, why: str, leaves_at_s: float | None = None) -> None:
+        """Nobody comes here any more, and everybody leaves (see `decide`)."""
+        held = self.hosts[host]
+        held.leaves_at_s = leaves_at_s if held.leaves_at_s is None else held.leaves_at_s
+        if not held.is_draining:
+            held.is_draining = True
+            self._owners.event("host_drains", host=host, detail=why)
+
     # -- a tick
 
-    def plan(self) -> dict[str, Tick]:
-        """Ask the policy, change owners as it says, and tell every host what it has to know."""
-        view = self.view()
+    def decide(self, view: ClusterView) -> list[Move]:
+        """Ask the policy, change owners as it says, empty draining hosts; answers the moves to be made."""
         before = self._policy_state
         actions, self._policy_state, refused = safe_decide(self._policy, view, before)
         self._decisions.append(view, before, actions, refused)
         for refusal in refused:
-            self._event("refused", detail=f"{refusal.action}: {refusal.why}")
-        placed = [(self._jobs[a.adapter], JobState.PLACED, a.host) for a in actions if isinstance(a, Place)]
-        self._hand_over(placed, "placed")
+            self._owners.event("refused", detail=f"{refusal.action}: {refusal.why}")
+        placed = [(self.jobs[a.adapter], JobState.PLACED, a.host) for a in actions if isinstance(a, Place)]
+        self._owners.hand_over(placed, "placed")
         for action in actions:
-            if isinstance(action, Pause | Migrate):
-                self._jobs[action.adapter].goes_to = action.host if isinstance(action, Migrate) else ""
-        return {name: self._tick(name, host) for name, host in self._hosts.items()}
+            if isinstance(action, Pause):
+                self.jobs[action.adapter].leaves_for = JobState.QUEUED
+        leaving = self._moves_off_draining()
+        self._reasons |= {job.name: "drain" for job, _ in leaving}
+        wanted = [(self.jobs[a.adapter], a.host) for a in actions if isinstance(a, Migrate)]
+        return self._start_moves([*leaving, *wanted])
 
-    def _tick(self, name: str, host: Host) -> Tick:
-        mine = [j for j in self._jobs.values() if j.record.host == name and not j.record.state.is_final]
-        assignments = tuple(self._assignment(j) for j in mine if not j.is_taken)
-        releases = tuple(Release(j.name, j.record.epoch) for j in mine if j.goes_to is not None and j.is_taken)
+    def _moves_off_draining(self) -> list[tuple[Job, str]]:
+        """Every job of a draining host goes to the emptiest host that computes the same bits, else into the queue."""
+        moves, load = [], {name: len(self.jobs.on(name)) for name in self.hosts}
+        for name in [n for n, h in self.hosts.items() if h.is_draining]:
+            for job in self.jobs.on(name):
+                if job.is_moving or job.leaves_for is not None:
+                    continue
+                targets = [n for n, h in self.hosts.items() if not h.is_draining and self._can_go_on(job, h)]
+                if not targets:
+                    job.leaves_for = JobState.QUEUED
+                    continue
+                target = min(targets, key=lambda n: (load[n], n))
+                load[target] += 1
+                moves.append((job, target))
+        return moves
+
+    @staticmethod
+    def _can_go_on(job: Job, host: Host) -> bool:
+        is_same = job.record.numerics in ("", host.info.numerics)
+        return is_same and host.info.base == job.record.spec.base.id
+
+    def _start_moves(self, wanted: Iterable[tuple[Job, str]]) -> list[Move]:
+        moves: dict[str, tuple[Job, str, int, str, bool]] = {}
+        for job, target in wanted:
+            if not job.is_moving and job.leaves_for is None and job.name not in moves:
+                moves[job.name] = (job, job.record.host, job.record.epoch, target, job.is_taken)
+        self._owners.hand_over([(job, JobState.MIGRATING, target) for job, _, _, target, _ in moves.values()], "moving")
+        started = []
+        for job, source, epoch, target, was_taken in moves.values():
+            if was_taken and job.record.epoch == epoch + 1:
+                job.is_moving = True
+                self._leaving[job.name] = (source, epoch)
+                started.append(Move(self._assignment(job), source, target, epoch))
+        return started
+
+    def move_ended(self, job_name: str, epoch: int, why: str = "") -> None:
+        """The state has arrived; or, with a reason, it has not: the job goes on there from its last bundle."""
+        self._leaving.pop(job_name, None)
+        job = self.jobs.get(job_name)
+        if job is None or job.record.epoch != epoch:
+            return
+        job.is_moving = False
+        if why:
+            detail = f"goes on from its bundle of step {job.record.step}: {why}"
+            self._owners.event("move_failed", job=job_name, host=job.record.host, epoch=epoch, detail=detail)
+
+    def tick_for(self, name: str) -> Tick:
+        """Assignments not yet taken, releases, acknowledgements, and everything that this host owns."""
+        host, mine = self.hosts[name], self.jobs.on(name)
+        assignments = tuple(self._assignment(j) for j in mine if not j.is_taken and not j.is_moving)
+        releases = tuple(Release(j.name, j.record.epoch) for j in mine if j.leaves_for is not None and j.is_taken)
         acks, host.acks = tuple(host.acks), []
-        return Tick(assignments, releases, acks)
+        going = {(job, epoch) for job, (source, epoch) in self._leaving.items() if source == name}
+        return Tick(assignments, releases, acks, frozenset({(j.name, j.record.epoch) for j in mine} | going))
 
     def _assignment(self, job: Job) -> Assignment:
-        out_uri = f"{self._out_root}/{job.name}"
-        return Assignment(
-            spec=job.record.spec, epoch=job.record.epoch, bundle_uri=job.record.bundle_uri, out_uri=out_uri
-        )
+        record = job.record
+        out_uri = f"{self._storage}/{job.name}"
+        return Assignment(spec=record.spec, epoch=record.epoch, bundle_uri=record.bundle_uri, out_uri=out_uri)
 
     def absorb(self, name: str, report: HostReport) -> None:
         """Take a host's answer in. Raises DatabaseError; then nothing of what is left is acknowledged."""
-        host = self._hosts.get(name)
+        host = self.hosts.get(name)
         if host is None:
             return
+        num_failed = report.num_failed_saves - host.report.num_failed_saves
+        self._metrics.count("mlora_storage_failures", max(0, num_failed), operation="write")
         host.report = report
-        for bundle in report.bundles:
-            self._commit(bundle, name)
-            host.acks.append(Ack(bundle.job, bundle.epoch, bundle.step))
+        self.commits.bundles(report.bundles, name)
+        # A state that leaves takes with it the steps that are not acknowledged: these came too late to be committed.
+        handled = [b for b in report.bundles if self._leaving.get(b.job) != (name, b.epoch)]
+        host.acks += [Ack(b.job, b.epoch, b.step) for b in handled]
         for failure in report.failures:
-            self._commit_failure(failure, name)
+            self.commits.failure(failure, name)
             host.acks.append(Ack(failure.job, failure.epoch, failure.step, is_failure=True))
-        self._take_progress(name, report.progress)
+        for arrival in report.arrivals:
+            detail = f"step={arrival.step} pause_s={arrival.pause_s:.3f}"
+            self._owners.event("migrated", job=arrival.job, host=name, epoch=arrival.epoch, detail=detail)
+            reason = self._reasons.pop(arrival.job, "policy")
+            self._metrics.seconds("mlora_migration_pause_seconds", arrival.pause_s, reason=reason)
+            self._metrics.count("mlora_job_migrations", reason=reason)
+        self._take_progress(name, host, report.progress)
 
-    def _take_progress(self, host: str, progress: Iterable[Progress]) -> None:
+    def _take_progress(self, name: str, host: Host, progress: Iterable[Progress]) -> None:
         shown = {(p.job, p.epoch): p for p in progress}
         started = []
-        for job in self._jobs.values():
-            if job.record.host != host or job.record.state.is_final:
-                continue
+        for job in self.jobs.on(name):
             now = shown.get((job.name, job.record.epoch))
             if now is not None:
-                job.progress, job.is_taken = now, True
-                if job.record.state is JobState.PLACED:
+                job.progress, job.is_taken, job.is_moving = now, True, False
+                self._note_recovery(job)
+                if job.record.state in (JobState.PLACED, JobState.MIGRATING):
                     started.append(job)
-            elif job.is_taken and job.goes_to is not None:
-                self._left(job)
+            elif job.is_taken and job.leaves_for is not None:
+                self._owners.hand_over([(job, job.leaves_for, "")], "released")
+            elif job.is_taken:
+                job.is_taken = False  # a host that lost it is told again
         if started:
-            self._db.set_state([(j.name, j.record.epoch) for j in started], JobState.TRAINING)
+            self._db.start_jobs([(j.name, j.record.epoch) for j in started], host.info.numerics)
             for job in started:
-                job.change(state=JobState.TRAINING)
+                numerics = job.record.numerics or host.info.numerics
+                self.jobs.change(job, state=JobState.TRAINING, numerics=numerics)
 
-    def _left(self, job: Job) -> None:
-        """A released job is off its host, its bundle committed."""
-        target = job.goes_to if job.goes_to in self._hosts else ""
-        state = JobState.PLACED if target else JobState.QUEUED if job.goes_to else JobState.PAUSED
-        self._hand_over([(job, state, target or "")], "migrated" if target else "paused")
-
-    def _hand_over(self, changes: list[tuple[Job, JobState, str]], kind: str) -> None:
-        if not changes:
-            return
-        owners = [Ownership(job.name, job.record.epoch, state, host) for job, state, host in changes]
-        changed = set(self._db.change_hands(owners, self._clock.now_s(), kind))
-        for job, state, host in changes:
-            if job.name in changed:
-                job.change(epoch=job.record.epoch + 1, state=state, host=host)
-                job.is_taken, job.goes_to = False, None
-
-    def _commit(self, report: BundleReport, host: str) -> None:
-        if not self._db.commit_bundle(report, self._clock.now_s(), host):
-            return
-        self.commits += 1
-        job = self._jobs[report.job]
-        tokens = job.record.num_tokens + sum(s.num_tokens for s in report.steps)
-        job.change(step=report.step, bundle_uri=report.bundle_uri, num_tokens=tokens)
-        if report.is_final:
-            job.change(state=JobState.SUCCEEDED, weights_sha256=report.weights_sha256)
-        if not self._metrics.append(report):
-            self._unwritten.add(job.name)
-        job.kept.append((report.step, report.bundle_uri))
-        old, job.kept = job.kept[:-NUM_KEPT_BUNDLES], job.kept[-NUM_KEPT_BUNDLES:]
-        kept = {uri for _, uri in job.kept}
-        gone = [uri for _, uri in old if uri not in kept]
-        if gone:
-            self._db.forget_bundles(gone)
-        for uri in gone:
-            try:
-                delete_bundle(uri)
-            except StorageError as error:  # it costs space, nothing else
-                log.warning("job=%s %s", job.name, error)
-
-    def _commit_failure(self, report: FailureReport, host: str) -> None:
-        if self._db.commit_failure(report, self._clock.now_s(), host):
-            self._jobs[report.job].change(state=JobState.FAILED, error=report.error)
-
-    def mend_metrics(self) -> None:
-        """Write anew the metrics files that a full disk left short. Raises StorageError."""
-        for name in sorted(self._unwritten):
-            self._metrics.rewrite(name, (step for step, _ in self._db.steps(name)))
-            self._unwritten.discard(name)
-
-    def pause_all(self) -> None:
-        """The run stops here: what has not ended is PAUSED."""
-        waiting = [j for j in self._jobs.values() if not j.record.state.is_final]
-        self._db.set_state([(j.name, j.record.epoch) for j in waiting], JobState.PAUSED)
-        for job in waiting:
-            job.change(state=JobState.PAUSED)
-        self._event("stopped", detail=f"paused={len(waiting)}")
+    def _note_recovery(self, job: Job) -> None:
+        """The first step beyond the last bundle of a job whose host was lost."""
+        if job.lost_s is not None and job.num_uncommitted > 0:
+            took_s, job.lost_s = self._clock.elapsed_s() - job.lost_s, None
+            self._metrics.seconds("mlora_recovery_seconds", took_s, cause=job.lost_cause)
+            detail = f"seconds={took_s:.2f} step={job.record.step + job.num_uncommitted}"
+            self._owners.event("recovered", job=job.name, host=job.record.host, epoch=job.record.epoch, detail=detail)
 
     # -- what others see
 
-    def view(self) -> ClusterView:
-        """What the policy may know."""
-        return cluster_view(self._jobs.values(), self._hosts, self._clock.now_s())
+    def view(self, pending: tuple[HostView, ...] = ()) -> ClusterView:
+        """What a policy may know."""
+        now_s = self._clock.now_s()
+        return ClusterView(
+            now_s=now_s,
+            hosts=host_views(self.hosts, self.jobs),
+            adapters=adapter_views(self.jobs.open(), now_s),
+            pending_hosts=pending,
+            prices=tuple((t.name, t.price_per_hour) for t in self._host_types),
+            host_types=self._host_types,
+        )
 
-    @property
-    def is_done(self) -> bool:
-        return all(j.record.state.is_final for j in self._jobs.values())
+    def is_done(self, names: Sequence[str] = ()) -> bool:
+        return all(j.record.state.is_final for j in self.jobs.named(names))
 
-    def records(self) -> list[JobRecord]:
-        return [j.record for j in self._jobs.values()]
+    def is_at_rest(self, names: Sequence[str] = ()) -> bool:
+        """None of these jobs is on a host, or wants to be."""
+        moving = (*ON_A_HOST, JobState.QUEUED)
+        return all(j.record.state not in moving for j in self.jobs.named(names))
 
-    def samples(self) -> list[tuple[float, float]]:
-        """(seconds since the start, tokens/s): the throughput curve."""
-        return list(self._samples)
+    def records(self, names: Sequence[str] = ()) -> list[JobRecord]:
+        return [j.record for j in self.jobs.named(names)]
 
-    def sample(self) -> None:
-        """Add a point to the throughput curve; the one at the end of training is the last."""
-        if self._is_sampled:
-            return
-        self._is_sampled = self.is_done
-        rate = sum(h.report.tokens_per_s for h in self._hosts.values())
-        self._samples.append((self._clock.elapsed_s() - self._started_s, rate))
-        if len(self._samples) > MAX_SAMPLES:
-            self._samples = self._samples[1::2]
-
-    def status(self, phase: str = "training", error: str = "") -> RunStatus:
+    def status(self, names: Sequence[str] = (), phase: str = "training", error: str = "") -> RunStatus:
         elapsed_s = self._clock.elapsed_s() - self._started_s
-        reports = [h.report for h in self._hosts.values()]
-        return run_status(self._jobs.values(), reports, elapsed_s, phase, error)
-
-    def _event(self, kind: str, *, host: str = "", detail: str = "") -> None:
-        self._db.add_event(Event(at_s=self._clock.now_s(), kind=kind, host=host, detail=detail))
+        reports = [h.report for h in self.hosts.values()]
+        return run_status(self.jobs.named(names), reports, elapsed_s, phase, error)

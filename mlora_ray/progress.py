@@ -18,7 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mlora_ray.types import JobState, JobStatus, RunStatus
+from mlora_ray.status import JobStatus, RunStatus
+from mlora_ray.types import JobState
 from mlora_ray.units import show_bytes, show_loss, show_rate, show_seconds
 
 if TYPE_CHECKING:
@@ -196,6 +197,8 @@ def _state(job: JobStatus) -> Text:
 def _note(job: JobStatus) -> Text:
     if job.error:
         return Text(" ".join(job.error.split()), style="red")
+    if job.note:
+        return Text(job.note, style="dim")
     if job.step == 0:
         return Text("")
     rate = f"  {show_rate(job.tokens_per_s):>7} tok/s" if job.state is JobState.TRAINING and job.tokens_per_s else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlora_ray.errors import InputError, Mistake, MloraError
 from mlora_ray.locks import RunLock
 from mlora_ray.store.database import ControlDatabase
-from mlora_ray.store.records import DatabaseError, JobRecord, Machine, spec_differences
+from mlora_ray.store.records import DatabaseError, DatabaseInUse, JobRecord, Machine, spec_differences
 from mlora_ray.types import JobSpec
 
 OURS = ".mlora"
@@ -25,7 +25,6 @@ class RunDirectory:
         self.pages = self.ours / "pages"
         self.decisions = self.ours / "decisions.jsonl"
         self.database = self.ours / "control.db"
-        self.placement_lock = self.ours / "placement.lock"
         self.ray_note = self.ours / "ray_dir"
         self._was_there = self.root.exists()
         self._lock: RunLock | None = None
@@ -53,6 +52,25 @@ class RunDirectory:
             raise self._mistake("--out", f"a directory that can be written: {error.strerror}") from error
         except MloraError as error:
             raise self._mistake("--out", str(error)) from error
+        if is_overwrite and self.database.exists():
+            self._check_at_rest()
+
+    def _check_at_rest(self) -> None:
+        """The lock tells of runs on this machine, the database's lease of a service. Raises InputError."""
+        try:
+            database = ControlDatabase(self.database_url)
+        except DatabaseError:
+            return  # of a newer version, or damaged: no service of ours can be at work on it
+        try:
+            database.take_lease(f"--overwrite of {self.root}")
+            database.release_lease()
+        except DatabaseInUse as error:
+            self.close()
+            raise self._mistake("--overwrite", str(error)) from error
+        except DatabaseError:
+            return
+        finally:
+            database.close()
 
     def close(self) -> None:
         if self._lock is not None:

@@ -1,27 +1,21 @@
-"""What the driver tells the placement actor at the start, and what it gets back at the end."""
+"""What the driver tells the placement actor, and what it gets back at the end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mlora_ray.store.records import JobRecord
-from mlora_ray.types import HostInfo, HostSettings, HostUsage
+from mlora_ray.types import HostInfo, HostUsage, JobSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementSettings:
-    """Where a run keeps its things, and its hosts."""
+class SubmitRequest:
+    """Jobs to queue: new ones, and again those that had stopped."""
 
-    run_id: str
-    command: str
-    database_url: str
-    out_root: str
-    bundle_root: str
-    decisions_path: str
-    lock_path: str
-    policy: str
-    hosts: tuple[HostSettings, ...]
-    tick_s: float = 0.25
+    specs: tuple[JobSpec, ...]
+    state_bytes: tuple[tuple[str, int], ...] = ()  # (job, bytes of its adapter and optimizer)
+    command: str = ""
+    job_file: str = ""  # for messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ def loads(hint: Any, text: str) -> Any:
 
 
 def flat_fields(spec: JobSpec) -> dict[str, Any]:
-    """The fields that say what a job is, as `lora.r: 8`; file places, and what only orders jobs, left out."""
+    """The fields that say what a job is, as `lora.r: 8`; file places, and what only orders or places jobs, left out."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, plain: Any) -> None:
@@ -76,8 +76,8 @@ def flat_fields(spec: JobSpec) -> dict[str, Any]:
             flat[prefix] = plain
 
     walk("", to_plain(spec))
-    ordering = ("tenant", "priority", "deadline_at_s")
-    return {k: v for k, v in flat.items() if k not in _PLACES and k not in ordering}
+    placing = ("tenant", "priority", "deadline_at_s", "device_type")
+    return {k: v for k, v in flat.items() if k not in _PLACES and k not in placing}
 
 
 def spec_sha256(spec: JobSpec) -> str:

@@ -36,15 +36,18 @@ def build_summary(
     cross_eval: Mapping[str, Any] | None = None,
     throughput: Sequence[Mapping[str, float]] = (),
     order: Sequence[str] = (),
+    is_of_order_only: bool = False,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
     `failed` is the error text of each failed job by name; `order` names all jobs in the job file's order (jobs
-    that left no file yet show as QUEUED). `started_at` is ISO 8601. `cross_eval` and `throughput` are as in
-    summary.json itself. Raises StorageError when a job's file is broken.
+    that left no file yet show as QUEUED), and with `is_of_order_only` other jobs of the directory are left out.
+    `started_at` is ISO 8601. `cross_eval` and `throughput` are as in summary.json itself. Raises StorageError when
+    a job's file is broken.
     """
     folder = Path(run_dir)
-    names = list(dict.fromkeys([*order, *job_names(folder), *failed]))
+    others = [] if is_of_order_only else job_names(folder)
+    names = list(dict.fromkeys([*order, *others, *failed]))
     jobs = [_job_entry(folder, name, failed.get(name)) for name in names]
     tokens = sum(job["tokens"] for job in jobs)
     samples = while_training(throughput)

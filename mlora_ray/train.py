@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import time
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlora_ray import cluster
 from mlora_ray.check import prepare
@@ -22,16 +22,22 @@ from mlora_ray.progress import ProgressView
 from mlora_ray.resumption import as_before
 from mlora_ray.run import Run
 from mlora_ray.run_directory import RunDirectory
-from mlora_ray.run_facts import PlacementSettings
+from mlora_ray.run_facts import SubmitRequest
+from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.shapes import state_bytes
+from mlora_ray.status import RunStatus
 from mlora_ray.train_options import TrainOptions, choose_device, choose_threads, mistake
-from mlora_ray.types import BaseSpec, HostSettings, RunStatus
+from mlora_ray.types import AutoscaleSettings, HostType
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-BEGIN_TIMEOUT_S = 600.0  # it may wait for a killed run's actors, and reads every bundle on resume
+BEGIN_TIMEOUT_S = 120.0  # it may wait to see that a killed run's placement is gone
 SAVE_TIMEOUT_S = 900.0
+STOP_TIMEOUT_S = 60.0
+SAVE_ATTEMPTS = 5  # then a job fails, resumable: on one machine a full disk stays full until somebody looks
+HOST_TIMEOUT_S = 60.0  # one machine that everything shares may be slow; a dead process is seen at once
+TICK_S = 0.25
 
 
 def train(options: TrainOptions, console: Console) -> int:
@@ -55,12 +61,15 @@ def train(options: TrainOptions, console: Console) -> int:
         directory.forget()
         raise
     try:
-        hosts = host_settings(options, directory, specs[0].base, device)
-        with _cluster(options, directory, sum(h.threads for h in hosts)), Interrupt() as interrupt:
-            placement = _start(options, directory, hosts)
+        settings = service_settings(options, directory, device)
+        num_cpus = sum(t.max_hosts * t.threads for t in settings.host_types)
+        with _cluster(options, directory, num_cpus), Interrupt() as interrupt:
+            from mlora_ray.actors.options import start_placement
+
+            placement = start_placement(settings)
             run = Run(options, directory, specs, console, interrupt, placement, started_s, started_at)
             run.steps_before = directory.num_steps() if is_resumed else 0
-            return _run(run, is_resumed)
+            return _run(run)
     except MloraError:
         if not is_resumed:
             directory.forget_untrained()
@@ -69,26 +78,36 @@ def train(options: TrainOptions, console: Console) -> int:
         directory.close()
 
 
-def host_settings(
-    options: TrainOptions, directory: RunDirectory, base: BaseSpec, device: str
-) -> tuple[HostSettings, ...]:
-    """One host for each device: the CPU is one."""
+def service_settings(options: TrainOptions, directory: RunDirectory, device: str) -> ServiceSettings:
+    """A service of this run alone, over DIR: one host for each device, the CPU is one."""
     import torch
 
-    num_hosts = torch.cuda.device_count() if device == "cuda" and not options.address else 1
-    return tuple(
-        HostSettings(
-            id=f"{device}-{i}",
-            base=base,
-            bundle_root=str(directory.bundles),
-            page_dir=str(directory.pages / f"{device}-{i}"),
-            device=device,
-            threads=choose_threads(options.threads, num_hosts),
-            memory_limit_bytes=options.memory_limit_bytes,
-            adapter_memory_bytes=options.adapter_memory_bytes,
-            token_budget=options.token_budget,
-        )
-        for i in range(num_hosts)
+    num_hosts = torch.cuda.device_count() if device == "cuda" else 1
+    threads = choose_threads(options.threads, num_hosts)
+    host_type = HostType(
+        name=device,
+        device=device,
+        num_cpus=threads,
+        num_gpus=1 if device == "cuda" else 0,
+        max_hosts=num_hosts,
+        threads=threads,
+        memory_limit_bytes=options.memory_limit_bytes,
+        adapter_memory_bytes=options.adapter_memory_bytes,
+        token_budget=options.token_budget,
+    )
+    return ServiceSettings(
+        name=f"{directory.root.name}-{time.time_ns():x}",
+        storage=str(directory.root),
+        database_url=directory.database_url,
+        policy=options.policy,
+        host_types=(host_type,),
+        autoscale=AutoscaleSettings(min_hosts=num_hosts, max_hosts=num_hosts),
+        tick_s=TICK_S,
+        host_timeout_s=HOST_TIMEOUT_S,
+        save_attempts=SAVE_ATTEMPTS,
+        memory_recycle_share=0.0,  # a limit given by hand may be tight, and a new process would not use less
+        page_root=str(directory.pages),
+        ends_on_trouble=True,
     )
 
 
@@ -105,32 +124,19 @@ def _cluster(options: TrainOptions, directory: RunDirectory, num_cpus: int) -> A
     return cluster.embedded(num_cpus=num_cpus, note=directory.ray_note)
 
 
-def _start(options: TrainOptions, directory: RunDirectory, hosts: tuple[HostSettings, ...]) -> Any:
-    from mlora_ray.actors.options import start_placement
-
-    return start_placement(
-        PlacementSettings(
-            run_id=f"{directory.root.name}-{time.time_ns():x}",
-            command=options.command,
-            database_url=directory.database_url,
-            out_root=str(directory.root),
-            bundle_root=str(directory.bundles),
-            decisions_path=str(directory.decisions),
-            lock_path=str(directory.placement_lock),
-            policy=options.policy,
-            hosts=hosts,
-        )
-    )
-
-
-def _run(run: Run, is_resumed: bool) -> int:
+def _run(run: Run) -> int:
     """Begin, watch and end. Raises MloraError when nothing could be begun."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        sizes = {spec.name: state_bytes(spec) for spec in run.specs}
-        ray.get(run.placement.begin.remote(run.specs, sizes, is_resumed), timeout=BEGIN_TIMEOUT_S)
+        request = SubmitRequest(
+            specs=tuple(run.specs),
+            state_bytes=tuple((spec.name, state_bytes(spec)) for spec in run.specs),
+            command=run.options.command,
+            job_file=run.options.job_file,
+        )
+        ray.get(run.placement.submit.remote(request), timeout=BEGIN_TIMEOUT_S)
     except RayTaskError as error:
         raise MloraError(str(error.cause or error)) from error
     except RayError as error:
@@ -139,12 +145,12 @@ def _run(run: Run, is_resumed: bool) -> int:
         status = _watch(run)
         if run.interrupt.is_set:
             return _save_and_stop(run)
-        if status.error and not ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
+        if status.error and not ray.get(run.placement.infos.remote(), timeout=CALL_TIMEOUT_S):
             raise MloraError(status.error)  # before any training
         code = sum_up(run, status)
         if code is None:
             return _save_and_stop(run)
-        ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
+        ray.get(run.placement.stop.remote(STOP_TIMEOUT_S), timeout=CALL_TIMEOUT_S)
         return code
     except RayError as error:
         why = f"the run stopped: {str(error).strip().splitlines()[0]}; go on with: {run.resume_command}"
@@ -161,7 +167,7 @@ def _watch(run: Run) -> RunStatus:
         while True:
             status: RunStatus = ray.get(run.placement.status.remote(), timeout=CALL_TIMEOUT_S)
             if not hosts_shown and status.phase != "starting":
-                for host in ray.get(run.placement.hosts.remote(), timeout=CALL_TIMEOUT_S):
+                for host in ray.get(run.placement.infos.remote(), timeout=CALL_TIMEOUT_S):
                     run.say(f"{host.id}: {host.summary}")
                 hosts_shown = True
             for warning in status.warnings:
@@ -179,8 +185,8 @@ def _save_and_stop(run: Run) -> int:
     import ray
 
     run.console.print("interrupted: saving every adapter …")
-    status: RunStatus = ray.get(run.placement.save_and_stop.remote(), timeout=SAVE_TIMEOUT_S)
-    ray.get(run.placement.stop.remote(), timeout=CALL_TIMEOUT_S)
+    status: RunStatus = ray.get(run.placement.save_and_pause.remote(), timeout=SAVE_TIMEOUT_S)
+    ray.get(run.placement.stop.remote(STOP_TIMEOUT_S), timeout=CALL_TIMEOUT_S)
     for warning in status.warnings:
         run.say(f"warning: {warning}")
     run.say(f"saved; go on with: {run.resume_command}")

@@ -6,9 +6,10 @@ PEFT's and TRL's own, so a job file reads like the two configs a user already kn
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class JobState(StrEnum):
@@ -109,6 +110,7 @@ class JobSpec:
     tenant: str = "default"
     priority: int = 0
     deadline_at_s: float | None = None
+    device_type: str = ""  # cpu | cuda: only on hosts of this device; empty: any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,7 @@ class FailureReport:
     epoch: int
     step: int
     error: str
+    is_unread: bool = False  # the host could not read its rows or bundle: it has not begun here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +193,29 @@ class HostReport:
     memory_limit_bytes: int = 0
     token_budget: int = 0
     warning: str = ""
+    arrivals: tuple[Arrival, ...] = ()  # adapters that came as state, not as a bundle, since the answer before
+    num_steps: int = 0  # optimizer steps since the host started
+    num_failed_saves: int = 0
+    now_s: float = 0.0  # the host's wall clock when it answered: shows skew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostType:
+    """A kind of host that can be launched: what one actor asks of Ray, what it costs, how many there may be."""
+
+    name: str
+    device: str = "cpu"  # cpu | cuda
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    labels: tuple[tuple[str, str], ...] = ()  # Ray's label selector: the node must carry these
+    zone: str = ""
+    is_spot: bool = False
+    price_per_hour: float = 0.0
+    max_hosts: int = 1
+    threads: int = 1
+    memory_limit_bytes: int = 0
+    adapter_memory_bytes: int = 0
+    token_budget: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +231,10 @@ class HostView:
     free_bytes: int = 0  # what it can still take, paging to disk included; 0: no bound
     group: tuple[str, ...] = ()
     step_s: float = 0.0
+    host_type: str = ""
+    numerics: str = ""  # hosts of equal numerics compute equal bits
+    tokens_per_s: float = 0.0
+    leaves_at_s: float | None = None  # a draining node is gone by then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +256,11 @@ class AdapterView:
     priority: int = 0
     deadline_at_s: float | None = None
     solo_tokens_s: float = 0.0
+    device_type: str = ""  # empty: any
+    numerics: str = ""  # of the hosts it has trained on; empty: it has not begun
+    width: int = 1  # devices it asks for: that many shards train data-parallel, `step_tokens` each
+    shards: tuple[str, ...] = ()  # the hosts it is on besides `host`
+    row_tokens: float = 0.0  # mean length of its rows; 0: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +271,8 @@ class ClusterView:
     hosts: tuple[HostView, ...] = ()
     adapters: tuple[AdapterView, ...] = ()
     pending_hosts: tuple[HostView, ...] = ()
-    prices: tuple[tuple[str, float], ...] = ()  # (device type, currency units per hour)
+    prices: tuple[tuple[str, float], ...] = ()  # (host type, currency units per hour)
+    host_types: tuple[HostType, ...] = ()
     profile_id: str = ""
 
 
@@ -245,6 +281,7 @@ class Place:
     adapter: str
     host: str
     epoch: int
+    shards: tuple[str, ...] = ()  # further hosts, for an adapter whose `width` is above 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +295,7 @@ class Migrate:
     adapter: str
     host: str
     epoch: int
+    shards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +310,7 @@ class LaunchHost:
     device_type: str
     is_spot: bool = False
     zone: str = ""
+    host_type: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +328,24 @@ class PolicyState:
     items: tuple[tuple[str, float], ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoscaleSettings:
+    """How many hosts there are. `policies.autoscale.PROFILES` names sets of these numbers."""
+
+    profile: str = "custom"
+    min_hosts: int = 0
+    max_hosts: int = 1
+    max_cost_per_hour: float = 0.0  # 0: no bound
+    target_wait_s: float = 300.0  # launch while the queued work would take longer than this on the hosts there are
+    jobs_per_host: int = 8  # where no speed has been measured yet: that many jobs fill a host
+    up_delay_s: float = 0.0  # the need must have stood for so long
+    down_delay_s: float = 120.0  # a host must have been idle, or one too many, for so long
+    spot_share: float = 0.0  # of the hosts that may be spot, 0 to 1
+    is_forecasting: bool = False
+    start_patience_s: float = 1800.0  # a host that does not start is given up, its type not tried for as long; 0: never
+    node_idle_timeout_s: float = 0.0  # an autoscaled node outlives its host by this, and costs as long; 0: not counted
+
+
 class Ack(NamedTuple):
     """Placement to host: this job's bundle (or failure) of this epoch and step was handled; forget it."""
 
@@ -303,6 +360,26 @@ class Release(NamedTuple):
 
     job: str
     epoch: int
+
+
+class Arrival(NamedTuple):
+    """Host to placement: this job came here as state; it stood still for `pause_s` seconds."""
+
+    job: str
+    epoch: int
+    step: int
+    pause_s: float
+
+
+class MovedState(NamedTuple):
+    """Host to host: an adapter at a step boundary, with every step that placement has not acknowledged."""
+
+    job: str
+    step: int
+    arrays: Mapping[str, Any]  # numpy, as in a bundle
+    num_tokens: int
+    steps: tuple[StepReport, ...]
+    left_at_s: float  # wall clock, for the length of the pause only
 
 
 class CrossRequest(NamedTuple):
@@ -332,6 +409,15 @@ class HostSettings:
     memory_limit_bytes: int = 0
     adapter_memory_bytes: int = 0
     token_budget: int = 0
+    host_type: str = ""
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    labels: tuple[tuple[str, str], ...] = ()
+    save_attempts: int = 5  # then the job fails, resumable; 0: for ever, training pauses at `max_uncommitted_steps`
+    max_uncommitted_steps: int = 200
+    probe_uri: str = ""  # a file of the storage that the host must be able to read
+    service: str = ""
+    orphan_s: float = 900.0  # without a word from placement for so long, a host ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +436,9 @@ class HostInfo:
     token_budget: int
     summary: str = ""  # the memory limit and what it buys, in a sentence
     facts: tuple[tuple[str, str], ...] = ()  # of its machine: what decides the bits, see mlora_ray.machine
+    numerics: str = ""  # hash of the facts, device and threads: equal ones compute equal bits
+    node_id: str = ""
+    node_ip: str = ""
 
 
 class HostUsage(NamedTuple):
@@ -365,59 +454,4 @@ class Tick(NamedTuple):
     assignments: tuple[Assignment, ...] = ()
     releases: tuple[Release, ...] = ()
     acks: tuple[Ack, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobStatus:
-    """One job right now. `loss` is NaN before its first step."""
-
-    name: str
-    state: JobState
-    step: int  # the newest known, committed or not
-    total_steps: int
-    loss: float = float("nan")
-    num_tokens: int = 0
-    tokens_per_s: float = 0.0
-    is_resident: bool = False
-    host: str = ""
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStatus:
-    """The whole run right now: `done_tokens` of `total_tokens`; a limit of 0 means unknown."""
-
-    jobs: tuple[JobStatus, ...]
-    tokens_per_s: float = 0.0
-    memory_bytes: int = 0
-    memory_limit_bytes: int = 0
-    token_budget: int = 0  # tokens of one packed row
-    elapsed_s: float = 0.0
-    total_tokens: int = 0
-    done_tokens: int = 0
-    phase: str = "training"  # starting | training | evaluating | saving | done
-    warnings: tuple[str, ...] = ()
-    error: str = ""  # set when the run cannot go on
-
-    @property
-    def share_done(self) -> float:
-        """0 to 1, by tokens; by jobs when the tokens are unknown."""
-        if self.total_tokens > 0:
-            return min(1.0, self.done_tokens / self.total_tokens)
-        return sum(job.state.is_final for job in self.jobs) / max(1, len(self.jobs))
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds to go at the present rate; None when unknown."""
-        left = self.total_tokens - self.done_tokens
-        return max(0, left) / self.tokens_per_s if self.tokens_per_s > 0 and self.total_tokens > 0 else None
-
-    def counts(self) -> str:
-        """`3 training · 4 waiting · 1 done`."""
-        done = sum(job.state is JobState.SUCCEEDED for job in self.jobs)
-        failed = sum(job.state is JobState.FAILED for job in self.jobs)
-        cancelled = sum(job.state is JobState.CANCELLED for job in self.jobs)
-        training = sum(job.state is JobState.TRAINING for job in self.jobs)
-        waiting = len(self.jobs) - done - failed - cancelled - training
-        named = {"training": training, "waiting": waiting, "done": done, "failed": failed, "cancelled": cancelled}
-        return " · ".join(f"{number:,} {name}" for name, number in named.items() if number)
+    owned: frozenset[tuple[str, int]] | None = None  # (job, epoch): whatever else the host holds is let go, unsaved

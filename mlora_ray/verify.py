@@ -19,7 +19,8 @@ from mlora_ray.errors import InputError, MloraError
 from mlora_ray.progress import ProgressView
 from mlora_ray.retrain import RECORDED, first_difference, machine_differences, read_recorded, train_again
 from mlora_ray.run_files import finite, read_metrics
-from mlora_ray.types import JobSpec, JobState, JobStatus, RunStatus, StepReport
+from mlora_ray.status import JobStatus, RunStatus
+from mlora_ray.types import JobSpec, JobState, StepReport
 
 if TYPE_CHECKING:
     import numpy as np

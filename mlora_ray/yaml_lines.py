@@ -49,12 +49,12 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"])
 
 
-def read_yaml(path: Path) -> tuple[Document, list[Mistake]]:
-    """The document, and its duplicate keys. Raises InputError where it cannot be read at all."""
+def read_yaml(path: Path, what: str = "job file") -> tuple[Document, list[Mistake]]:
+    """The document, and its duplicate keys. Raises InputError about this `what` where it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise _fatal(path, "job file", "", f"a readable YAML file: {error.strerror}", 0) from None
+        raise _fatal(path, what, "", f"a readable YAML file: {error.strerror}", 0) from None
     except UnicodeDecodeError as error:
         raise _fatal(path, "encoding", f"byte {error.start}", "UTF-8 text", 0) from None
     try:

@@ -7,9 +7,11 @@ a simulation, and replaying a logged view gives identical actions.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, cast
 
+from mlora_ray.policies.step_time import StepTimes
 from mlora_ray.types import (
     Action,
     AdapterView,
@@ -25,11 +27,32 @@ from mlora_ray.types import (
 )
 
 # name -> "module:Class"; a user's own policy is named in the same form.
-POLICIES = {"fifo": "mlora_ray.policies.fifo:Fifo"}
+POLICIES = {
+    "fifo": "mlora_ray.policies.fifo:Fifo",
+    "rebalance": "mlora_ray.policies.rebalance:Rebalance",
+    "independent": "mlora_ray.policies.independent:Independent",
+    "backfill": "mlora_ray.policies.backfill:Backfill",
+    "srpt": "mlora_ray.policies.preemptive:Srpt",
+    "las": "mlora_ray.policies.preemptive:Las",
+    "timeslice": "mlora_ray.policies.slots:Timeslice",
+    "mlora-optimal-fit": "mlora_ray.policies.slots:MloraOptimalFit",
+    "mlora-trivial": "mlora_ray.policies.slots:MloraTrivial",
+    "mlora-fast-fit": "mlora_ray.policies.slots:MloraFastFit",
+    "tlora-1.3": "mlora_ray.policies.tlora:TloraTight",
+    "tlora-2.0": "mlora_ray.policies.tlora:TloraLoose",
+    "tlora": "mlora_ray.policies.tlora:TloraLoose",
+    "ours": "mlora_ray.policies.ours:Ours",
+    "ours-no-fusion": "mlora_ray.policies.ours:OursNoFusion",
+    "ours-no-preemption": "mlora_ray.policies.ours:OursNoPreemption",
+}
 
 
 class Policy(Protocol):
-    """Who trains where. `decide` may read nothing but its arguments."""
+    """Who trains where. `decide` may read nothing but its arguments and what the policy was made with.
+
+    A policy may also have `wake_s` (ask again after so long without an event; live asks at every tick) and
+    `step_rule` (how a simulated group steps: fused, padded or turns; a live group is always fused).
+    """
 
     name: str
 
@@ -43,19 +66,30 @@ class Refusal(NamedTuple):
     why: str
 
 
-def load_policy(name: str) -> Policy:
-    """The policy of that name, or of `module:Class`. Raises ValueError when there is none."""
+def load_policy(name: str, step_times: StepTimes | None = None) -> Policy:
+    """The policy of that name, or of `module:Class`; one that takes `step_times` gets them.
+
+    Raises ValueError when there is none.
+    """
     target = POLICIES.get(name, name)
     module, _, attribute = target.partition(":")
     if not attribute:
         raise ValueError(f"policy {name!r}: allowed are {', '.join(sorted(POLICIES))} or module:Class")
     try:
-        policy = getattr(importlib.import_module(module), attribute)()
+        made = getattr(importlib.import_module(module), attribute)
+        policy = made(step_times=step_times) if step_times and _takes_step_times(made) else made()
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"policy {name!r} cannot be loaded: {error}") from error
     if not callable(getattr(policy, "decide", None)):
         raise ValueError(f"policy {name!r} has no decide(view, state)")
     return cast("Policy", policy)
+
+
+def _takes_step_times(made: object) -> bool:
+    try:
+        return callable(made) and "step_times" in inspect.signature(made).parameters
+    except ValueError:  # a builtin without a signature
+        return False
 
 
 def validate_actions(view: ClusterView, actions: Iterable[Action]) -> tuple[list[Action], list[Refusal]]:
@@ -110,19 +144,32 @@ def _why_not_moved(
         return "" if adapter.host else f"{adapter.id} is on no host"
     if isinstance(action, Place) and adapter.host:
         return f"{adapter.id} is on {adapter.host} already"
-    if isinstance(action, Migrate) and adapter.host in (None, action.host):
+    if isinstance(action, Migrate) and (not adapter.host or _hosts_of(action) == {adapter.host, *adapter.shards}):
         return f"{adapter.id} is on {adapter.host or 'no host'}"
-    return _why_not_there(adapter, hosts.get(action.host), action.host)
+    if len(_hosts_of(action)) != 1 + len(action.shards) or len(action.shards) >= max(1, adapter.width):
+        return f"{adapter.id} has width {adapter.width}, named are {action.host}, {', '.join(action.shards)}"
+    held = (adapter.host, *adapter.shards)
+    wrong = (_why_not_there(adapter, hosts.get(h), h, is_there=h in held) for h in (action.host, *action.shards))
+    return next(filter(None, wrong), "")
 
 
-def _why_not_there(adapter: AdapterView, host: HostView | None, name: str) -> str:
+def _hosts_of(action: Place | Migrate) -> set[str]:
+    return {action.host, *action.shards}
+
+
+def _why_not_there(adapter: AdapterView, host: HostView | None, name: str, is_there: bool) -> str:
+    """`is_there`: a wide adapter that keeps this host needs no more room on it."""
     if host is None:
         return f"there is no host {name}"
     if host.state != "alive":
         return f"{host.id} is {host.state}"
     if host.base != adapter.base:
         return f"{host.id} holds {host.base}, {adapter.id} needs {adapter.base}"
-    if 0 < host.free_bytes < adapter.state_bytes:
+    if adapter.device_type not in ("", host.device_type):
+        return f"{adapter.id} wants {adapter.device_type}, {host.id} is {host.device_type}"
+    if adapter.numerics not in ("", host.numerics):
+        return f"{host.id} would compute other bits than {adapter.id} began with"
+    if 0 < host.free_bytes < adapter.state_bytes and not is_there:
         return f"{adapter.id} needs {adapter.state_bytes} bytes, {host.id} can take {host.free_bytes}"
     return ""
 

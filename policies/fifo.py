@@ -5,6 +5,8 @@ A host pages between its adapters by itself, so a host is never full.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mlora_ray.types import Action, AdapterView, ClusterView, HostView, JobState, Place, PolicyState
 
 
@@ -15,7 +17,7 @@ class Fifo:
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
         """Place what waits, oldest first; equal ages in the view's order, equal hosts by id."""
-        load = {h.id: sum(a.host == h.id for a in view.adapters) for h in view.hosts}
+        load = Counter(a.host for a in view.adapters)
         waiting = [a for a in view.adapters if a.state is JobState.QUEUED and a.host is None]
         actions: list[Action] = []
         for adapter in sorted(waiting, key=lambda a: a.submitted_at_s):
@@ -30,4 +32,5 @@ class Fifo:
 
 def _fits(adapter: AdapterView, host: HostView) -> bool:
     has_room = host.free_bytes == 0 or adapter.state_bytes <= host.free_bytes
-    return host.state == "alive" and host.base == adapter.base and has_room
+    has_device = adapter.device_type in ("", host.device_type) and adapter.numerics in ("", host.numerics)
+    return host.state == "alive" and host.base == adapter.base and has_device and has_room

@@ -81,7 +81,7 @@ def test_nothing_is_written_when_only_checking(tmp_path: Path, base_path: str) -
 
 def test_rows_that_cannot_be_stored(tmp_path: Path, base_path: str) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
-    with pytest.raises(StorageError, match="could not be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         specs_of(tmp_path, base_path, "r: 2")
 
 

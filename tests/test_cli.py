@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ from mlora_ray.errors import InputError, MloraError
 from mlora_ray.locks import RunLock
 from mlora_ray.run_directory import RunDirectory
 from mlora_ray.store.database import ControlDatabase
-from mlora_ray.store.records import JobRecord, Ownership
+from mlora_ray.store.records import Commit, JobRecord, Ownership
 from mlora_ray.train_options import parse_bytes
 from mlora_ray.types import BundleReport, JobState
-from tests.conftest import make_spec
+from tests.conftest import make_spec, make_step
 
 JOBS = "base: tiny-llama\njobs:\n  - {name: a, r: 4, train: rows.jsonl}\n"
 
@@ -113,6 +114,38 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert not again.bundles.exists()
 
 
+def test_overwrite_leaves_the_storage_of_a_service_at_work_alone(tmp_path: Path) -> None:
+    directory = RunDirectory(str(tmp_path / "storage"))
+    (directory.root / "a").mkdir(parents=True)
+    (directory.root / "a" / "job.json").write_text("x")
+    directory.ours.mkdir()
+    service = ControlDatabase(directory.database_url)
+    service.add_jobs([make_spec("a")], 1.0)
+    service.take_lease("mlora on a cluster")
+    is_over = threading.Event()
+
+    def beat() -> None:
+        while not is_over.wait(0.2):
+            service.beat()
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        with pytest.raises(InputError, match=r"--overwrite: .*'mlora on a cluster' is at work on it"):
+            directory.open(is_resume=False, is_overwrite=True)
+    finally:
+        is_over.set()
+        beating.join()
+    service.release_lease()
+    assert [r.spec.name for r in service.jobs()] == ["a"]
+    service.close()
+    assert (directory.root / "a" / "job.json").exists()
+    directory.open(is_resume=False, is_overwrite=True)  # the lock was let go, and at rest it may go
+    directory.empty()
+    directory.close()
+    assert not (directory.root / "a").exists()
+
+
 def test_a_run_that_never_trained_leaves_the_directory_free(tmp_path: Path) -> None:
     for folder in (tmp_path / "new", tmp_path / "there"):
         (tmp_path / "there").mkdir(exist_ok=True)
@@ -123,8 +156,10 @@ def test_a_run_that_never_trained_leaves_the_directory_free(tmp_path: Path) -> N
             database.add_jobs([make_spec("a")], 1.0)
             if bundle_uri:
                 database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 2.0, "assigned")
-                report = BundleReport(job="a", epoch=1, step=1, bundle_uri=bundle_uri, sha256="0", steps=())
-                assert database.commit_bundle(report, 3.0)
+                report = BundleReport(
+                    job="a", epoch=1, step=1, bundle_uri=bundle_uri, sha256="0", steps=(make_step("a", 1),)
+                )
+                assert database.commit_bundle(report, 3.0) is Commit.COMMITTED
             database.close()
             directory.forget_untrained()
             assert directory.database.exists() == bool(bundle_uri)

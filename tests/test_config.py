@@ -356,3 +356,14 @@ def test_a_wrong_type_is_shown_with_its_type(tmp_path: Path) -> None:
     assert the_mistake(tmp_path, use_rslora="1").allowed.endswith("not the number 1")
     odd = the_mistake(tmp_path, init_lora_weights="orthogonal", rank_pattern="{q_proj: 3}")
     assert odd.field == "jobs[0].rank_pattern"
+
+
+def test_a_job_says_what_device_it_needs(tmp_path: Path) -> None:
+    text = "base: tiny-llama\ndefaults: {device_type: cuda}\njobs:\n"
+    text += "  - {name: a, train: rows.jsonl}\n  - {name: b, train: rows.jsonl, device_type: cpu}\n"
+    assert [job.device_type for job in load(tmp_path, text).jobs] == ["cuda", "cpu"]
+    assert load(tmp_path, one_job()).jobs[0].device_type == ""
+    wrong = the_mistake(tmp_path, device_type="tpu")
+    assert (wrong.line, wrong.field, wrong.value) == (5, "jobs[0].device_type", "tpu")
+    assert wrong.allowed == "'cpu' or 'cuda'"
+    assert the_mistake(tmp_path, device="cuda").allowed == "unknown field; did you mean device_type?"

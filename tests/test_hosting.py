@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlora_ray.clock import VirtualClock
 from mlora_ray.engine.base import Base, load_base
 from mlora_ray.engine.engine import Engine
-from mlora_ray.hosting import MAX_UNACKNOWLEDGED_S, Hosting
+from mlora_ray.errors import MloraError
+from mlora_ray.hosting import Hosting
 from mlora_ray.store.bundles import read_bundle
 from mlora_ray.types import (
     Ack,
@@ -21,6 +26,7 @@ from mlora_ray.types import (
     CrossRequest,
     FailureReport,
     HostReport,
+    HostSettings,
     JobSpec,
     Release,
 )
@@ -32,13 +38,27 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return load_base(real_spec(tmp_path_factory.mktemp("rows"), "any").base, threads=1)
 
 
+class Inline(Executor):
+    """Storage that is waited for at once, so that a test's steps and saves have one order."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it travels in the future
+            future.set_exception(error)
+        return future
+
+
 class Host:
     """A hosting with its reports gathered and acknowledged as placement would."""
 
-    def __init__(self, folder: Path, base: Base, clock: VirtualClock) -> None:
+    def __init__(self, folder: Path, base: Base, clock: VirtualClock, **settings: int) -> None:
         self.folder, self.clock = folder, clock
-        engine = Engine(base, memory_limit_bytes=4 << 30, page_dir=str(folder / "pages"))
-        self.hosting = Hosting("h-0", engine, str(folder / "bundles"), clock.elapsed_s)
+        self.engine = Engine(base, memory_limit_bytes=4 << 30, page_dir=str(folder / "pages"))
+        where = {"base": base.spec, "bundle_root": str(folder / "bundles"), "page_dir": ""}
+        self.settings = HostSettings(id="h-0", **where, **settings)
+        self.hosting = Hosting(self.settings, self.engine, clock, Inline())
         self.bundles: list[BundleReport] = []
         self.failures: list[FailureReport] = []
 
@@ -136,14 +156,77 @@ def test_reports_stay_until_acknowledged(host: Host) -> None:
     assert [b.step for b in host.hosting.report().bundles] == [4, 6]
 
 
-def test_a_silent_placement_stops_the_running_ahead(host: Host) -> None:
-    host.assign(real_spec(host.folder, "a", max_steps=50, save_steps=1))
-    while not host.hosting.report().bundles:
+def test_nobody_runs_ahead_of_what_is_committed_by_more_than_the_bound(
+    tmp_path: Path, base: Base, clock: VirtualClock
+) -> None:
+    host = Host(tmp_path, base, clock, max_uncommitted_steps=7)
+    host.assign(real_spec(tmp_path, "a", max_steps=50, save_steps=3))
+    for _ in range(100):
         host.hosting.advance()
-    host.clock.advance(MAX_UNACKNOWLEDGED_S + 1)
     assert not host.hosting.advance()
-    host.take()
-    assert host.hosting.advance()
+    assert [s.step for b in host.hosting.report().bundles for s in b.steps] == [1, 2, 3, 4, 5, 6, 7]
+    host.advance()
+    assert host.final("a").step == 50
+
+
+def test_storage_that_is_away_for_long_pauses_and_fails_nobody(tmp_path: Path, base: Base, clock: VirtualClock) -> None:
+    host = Host(tmp_path, base, clock, save_attempts=0, max_uncommitted_steps=20)
+    blocked = tmp_path / "bundles"
+    blocked.write_text("in the way")
+    host.assign(real_spec(tmp_path, "a", max_steps=50, save_steps=3))
+    for _ in range(200):
+        host.hosting.advance()
+        clock.advance(1.0)
+    assert (host.take().progress[0].step, host.failures) == (20, [])
+    blocked.unlink()
+    host.advance()
+    assert [s.step for b in host.bundles for s in b.steps] == list(range(1, 51))
+
+
+def test_a_state_that_moves_brings_its_uncommitted_steps_and_changes_no_bit(
+    host: Host, tmp_path: Path, base: Base, clock: VirtualClock
+) -> None:
+    """Acknowledged steps stay behind; those in a bundle that nobody committed come along."""
+    spec = real_spec(host.folder, "a", max_steps=20, save_steps=4)
+    quiet, target = Host(tmp_path / "quiet", base, clock), Host(tmp_path / "target", base, clock)
+    quiet.assign(spec)
+    quiet.advance()
+    host.assign(spec)
+    host.advance(lambda: len(host.bundles) == 1)
+    while host.hosting.report().progress[0].step < 10:
+        host.hosting.advance()
+        clock.advance(1.0)
+    handed = host.hosting.call(lambda: host.hosting.hand_over("a", 1))
+    host.hosting.advance()
+    moved = handed.result(0)
+    assert [s.step for s in moved.steps] == list(range(5, moved.step + 1))
+    out_uri = str(target.folder / "out" / "a")
+    target.hosting.receive(
+        Assignment(spec=spec, epoch=2, bundle_uri=host.bundles[0].bundle_uri, out_uri=out_uri), moved
+    )
+    target.advance()
+    assert target.final("a").weights_sha256 == quiet.final("a").weights_sha256
+    assert [s.step for b in target.bundles for s in b.steps] == list(range(5, 21))
+    host.advance()
+    assert host.hosting.report().progress == ()
+    gone = host.hosting.call(lambda: host.hosting.hand_over("a", 1))
+    host.hosting.advance()
+    with pytest.raises(MloraError, match="a of epoch 1 is not on h-0"):
+        gone.result(0)
+
+
+def test_what_placement_does_not_own_to_it_is_let_go_when_said_twice(host: Host) -> None:
+    for name in ("mine", "fenced"):
+        host.assign(real_spec(host.folder, name, max_steps=500, save_steps=0))
+    host.advance(lambda: len(host.hosting.report().progress) == 2)
+    host.hosting.own(frozenset({("mine", 1)}))
+    host.hosting.advance()
+    host.clock.advance(1.0)
+    assert len(host.hosting.report().progress) == 2
+    host.hosting.own(frozenset({("mine", 1)}))
+    host.hosting.advance()
+    assert [p.job for p in host.hosting.report().progress] == ["mine"]
+    assert host.bundles == []
 
 
 def test_release_saves_and_lets_go(host: Host) -> None:
@@ -186,7 +269,7 @@ def test_what_cannot_be_read_fails_that_job_alone(host: Host, what: str) -> None
     host.assign(bad, bundle_uri=uri)
     host.assign(good)
     host.advance()
-    assert [f.job for f in host.failures] == ["bad"]
+    assert [(f.job, f.is_unread) for f in host.failures] == [("bad", True)]
     assert host.final("good")
 
 
@@ -215,6 +298,38 @@ def test_storage_that_fails_for_one_job_stops_it_alone(host: Host) -> None:
     assert "bad" in host.hosting.report().warning
 
 
+def test_slow_storage_holds_up_no_step(tmp_path: Path, base: Base, clock: VirtualClock) -> None:
+    """While one save is waited for, training goes on; what has moved or failed meanwhile is saved once more."""
+    may_write, quiet = threading.Event(), Host(tmp_path / "quiet", base, clock)
+    specs = [real_spec(tmp_path, name, max_steps=30, save_steps=4) for name in ("a", "b")]
+    for spec in specs:
+        quiet.assign(spec)
+    quiet.advance()
+    host = Host(tmp_path, base, clock)
+
+    class Slow(ThreadPoolExecutor):
+        def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            return super().submit(lambda: (may_write.wait(60), function(*args, **kwargs))[1])
+
+    host.hosting = Hosting(host.settings, host.engine, clock, Slow(2))
+    for spec in specs:
+        host.assign(spec)
+    for _ in range(40):
+        host.hosting.advance()
+        clock.advance(1.0)
+    assert {p.step for p in host.hosting.report().progress} == {30}
+    assert host.hosting.report().bundles == ()
+    may_write.set()
+    ends_s = time.monotonic() + 60
+    while sum(b.is_final for b in host.bundles) < 2 and time.monotonic() < ends_s:
+        host.hosting.advance()
+        host.take()
+        host.hosting.wait(0.1)
+    for name in ("a", "b"):
+        assert host.final(name).weights_sha256 == quiet.final(name).weights_sha256
+        assert [s.step for b in host.bundles if b.job == name for s in b.steps] == list(range(1, 31))
+
+
 def test_storage_that_comes_back_costs_nothing(host: Host) -> None:
     blocked = host.folder / "bundles" / "a"
     blocked.parent.mkdir()
@@ -240,19 +355,15 @@ def test_outputs_that_cannot_be_written_keep_the_last_bundle(host: Host) -> None
     assert host.final("a").steps == ()
 
 
-def test_save_all_and_cross_evaluation_run_between_steps(host: Host) -> None:
+def test_cross_evaluation_runs_between_steps(host: Host) -> None:
     specs = [real_spec(host.folder, name, eval_rows=True) for name in ("a", "b")]
     long = real_spec(host.folder, "long", max_steps=500, save_steps=0)
     for spec in (*specs, long):
         host.assign(spec)
     host.advance(lambda: sum(b.is_final for b in host.bundles) == 2)
-    saved = host.hosting.call(host.hosting.save_all)
     requests = [CrossRequest(s, host.final(s.name).bundle_uri) for s in specs]
     losses = host.hosting.call(lambda: host.hosting.cross_evaluate(requests, 32))
     host.hosting.advance()
-    saved.result(0)
-    host.take()
-    assert host.bundles[-1].job == "long"
     matrix = losses.result(0)
     for i, spec in enumerate(specs):
         held = json.loads((host.folder / "out" / spec.name / "eval.json").read_text())

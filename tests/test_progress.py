@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from mlora_ray.progress import ProgressView, choose, draw
-from mlora_ray.types import JobState, JobStatus, RunStatus
+from mlora_ray.status import JobStatus, RunStatus
+from mlora_ray.types import JobState
 from mlora_ray.units import show_bytes, show_loss, show_seconds
 
 LONG_ERROR = "loss is inf at step 5:\nlearning_rate 10.0 is too high for [red]this[/red] adapter"

@@ -20,8 +20,8 @@ def directory_of(folder: Path, facts: dict[str, str]) -> RunDirectory:
     directory = RunDirectory(str(folder))
     directory.ours.mkdir()
     database = ControlDatabase(directory.database_url)
-    run = database.add_run(command="train", base="tiny", machine=Machine("cpu", 2), started_at_s=1.0)
-    database.bind_host(run, "aaa", facts)
+    database.add_run(command="train", base="tiny", machine=Machine("cpu", 2), started_at_s=1.0)
+    database.bind_numerics("n-0", facts, "cpu", 2)
     database.close()
     return directory
 

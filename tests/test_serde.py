@@ -90,6 +90,12 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_the_hash_is_of_the_job_not_of_its_place() -> None:
     spec = make_spec("a")
     moved = dataclasses.replace(spec, train_rows=dataclasses.replace(spec.train_rows, uri="/moved"), priority=3)
+    placed = dataclasses.replace(spec, device_type="cuda", tenant="t")
     other = dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=1))
-    assert serde.spec_sha256(spec) == serde.spec_sha256(moved)
+    assert serde.spec_sha256(spec) == serde.spec_sha256(moved) == serde.spec_sha256(placed)
     assert serde.spec_sha256(spec) != serde.spec_sha256(other)
+
+
+def test_the_hash_of_a_job_stays_what_it_was() -> None:
+    """Bundles and runs of earlier versions are found by it."""
+    assert serde.spec_sha256(make_spec("a")) == "38311bda71b233494355ac935cadaa836ce4982c24d31c98044d665c9f673dc7"

@@ -12,15 +12,27 @@ from typing import NamedTuple
 
 from mlora_ray.engine.adapter import BUFFER_ROWS, AdapterLayout, AdapterState, build_layout
 from mlora_ray.engine.base import Base
-from mlora_ray.engine.executor import RowResult, run_row
-from mlora_ray.engine.memory import Budget, detect_limit, plan_budget, process_bytes
+from mlora_ray.engine.evaluation import evaluate
+from mlora_ray.engine.executor import Raised, RowResult, try_row
+from mlora_ray.engine.memory import (
+    Budget,
+    detect_limit,
+    free_unused,
+    is_out_of_memory,
+    plan_budget,
+    process_bytes,
+    too_large,
+)
 from mlora_ray.engine.paging import Pager
 from mlora_ray.engine.row import Request, padded_rows
-from mlora_ray.engine.rows import Rows
+from mlora_ray.engine.rows import Rows, token_outside
 from mlora_ray.engine.scratch import ScratchPool
 from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
 from mlora_ray.types import JobSpec, Progress, StepReport
+
+MIN_TOKENS = 16  # of a row, below which nothing is to be gained
+FEWER_OPEN = "out of memory: fewer optimizer steps are open at a time"
 
 
 class StepFailure(NamedTuple):
@@ -52,7 +64,9 @@ class Engine:
         self.base = base
         limit = memory_limit_bytes or detect_limit(base.device.type)
         self.budget: Budget = plan_budget(base, limit, adapter_memory_bytes, token_budget)
+        self.warning = ""  # what its user should know: memory was short
         self._trainings: dict[str, Training] = {}
+        self._failed: list[StepReport | StepFailure] = []
         self._pager = Pager(self.budget.adapter_bytes, page_dir, page_steps, str(base.device))
         self._scratch = ScratchPool(self.budget.scratch_bytes, base.dtype)
         self._layouts: dict[object, AdapterLayout] = {}
@@ -71,7 +85,9 @@ class Engine:
             raise JobError(f"adapter of job {spec.name!r} alone is larger than the adapter memory")
         if self.base.position_limit and rows.num_rows and int(rows.lengths.max()) > self.base.position_limit:
             raise JobError(f"job {spec.name!r} has rows longer than the base's {self.base.position_limit} positions")
-        _check_tokens(spec, rows, self.base.head_VD.shape[0])
+        vocabulary = self.base.head_VD.shape[0]
+        if (outside := token_outside(rows, vocabulary)) is not None:  # would end a GPU process for every job on it
+            raise JobError(f"rows of job {spec.name!r} hold token id {outside}; the base has 0 to {vocabulary - 1}")
         training.served_tokens = min((t.served_tokens for t in self._trainings.values() if not t.is_done), default=0)
         if state is not None and len(state.flat) != BUFFER_ROWS[spec.train.optim]:
             raise JobError(
@@ -88,6 +104,15 @@ class Engine:
         self._close(training)
         return self._pager.forget(training)
 
+    def hold(self, name: str) -> None:
+        """Let a job wait where it is, at its last step boundary. It takes no part in rows."""
+        training = self._trainings[name]
+        self._close(training)
+        training.is_held = True
+
+    def unhold(self, name: str) -> None:
+        self._trainings[name].is_held = False
+
     def layout(self, spec: JobSpec) -> AdapterLayout:
         """The adapter's layout on this base. Raises JobError."""
         if spec.lora not in self._layouts:
@@ -101,7 +126,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return any(not t.is_over for t in self._trainings.values())
+        return any(t.has_work for t in self._trainings.values())
 
     def is_done(self, name: str) -> bool:
         return self._trainings[name].is_done
@@ -140,25 +165,24 @@ class Engine:
 
     def step(self) -> list[StepReport | StepFailure]:
         """Run one packed row; report every optimizer step that it completed and every adapter that it stopped."""
-        resident = self._pager.make_resident([t for t in self._trainings.values() if not t.is_over])
+        resident = self._pager.make_resident([t for t in self._trainings.values() if t.has_work])
         out: list[StepReport | StepFailure] = [
             StepFailure(t.spec.name, t.step, t.error) for t in self._pager.take_unreadable()
         ]
-        picked = self._pick(resident)
+        picked = self._pick(resident, self.budget.token_budget)
+        out += self._take_failed()
         if not picked:
             return out
-        try:
-            results = run_row(self.base, [request for _, request in picked], has_backward=True)
-        except Exception as error:  # noqa: BLE001 - the tenant's edge: find whose failure it is
-            return out + self._isolate(picked, error)
+        results = try_row(self.base, [request for _, request in picked])
+        if isinstance(results, Raised):
+            return out + (self._shrink(picked) if results.is_memory else self._isolate(picked))
         for (training, _), result in zip(picked, results, strict=True):
             if not training.is_over:
                 out += self._account(training, result)
         return out
 
-    def _pick(self, resident: list[Training]) -> list[tuple[Training, Request]]:
-        """Nano-batches for one row: open steps first (each holds scratch memory), then whoever was served least."""
-        room = self.budget.token_budget
+    def _pick(self, resident: list[Training], room: int) -> list[tuple[Training, Request]]:
+        """`room` tokens of nano-batches, or one: open steps first (each holds scratch), then who was served least."""
         picked: list[tuple[Training, Request]] = []
         for training in sorted(resident, key=lambda t: (t.scratch is None, t.served_tokens, t.spec.name)):
             if room <= 0:
@@ -168,13 +192,31 @@ class Engine:
             for nano in training.waiting():
                 if picked and padded_rows(nano.num_tokens) > room:
                     break
-                if training.scratch is None:
-                    assert training.state is not None
-                    training.open(self._scratch.take(training.layout, training.state.weights))
+                if training.scratch is None and not self._open(training):
+                    return picked
                 picked.append((training, training.request(nano)))
                 training.served_tokens += nano.num_tokens
                 room -= padded_rows(nano.num_tokens)
+                if room <= 0:
+                    break
         return picked
+
+    def _open(self, training: Training) -> bool:
+        """False where memory does not hold one more open step; the adapter fails if it does not hold its alone."""
+        assert training.state is not None
+        try:
+            training.open(self._scratch.take(training.layout, training.state.weights))
+            return True
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            is_alone, why = not self._scratch.is_in_use, f"{type(error).__name__}: {error}"
+        self._scratch.shrink()
+        self.warning = FEWER_OPEN
+        free_unused(self.base.device.type)
+        if is_alone:
+            self._failed.append(self._fail(training, f"quarantined: its gradients do not fit into memory alone: {why}"))
+        return False
 
     def _account(self, training: Training, result: RowResult) -> list[StepReport | StepFailure]:
         """Add a nano-batch's loss; finish the optimizer step when it was the last."""
@@ -190,26 +232,51 @@ class Engine:
         self._close(training)
         return [report]
 
-    def _isolate(self, picked: list[tuple[Training, Request]], error: Exception) -> list[StepReport | StepFailure]:
-        """A row raised: every adapter in it replays its step, each alone first, to find whose failure it was."""
+    def _isolate(self, picked: list[tuple[Training, Request]]) -> list[StepReport | StepFailure]:
+        """A row raised: every adapter in it replays its step alone, to find whose failure it was."""
         trainings = list(dict.fromkeys(training for training, _ in picked))
         for training in trainings:
             self._close(training)
-        if len(trainings) == 1:
-            return [self._fail(trainings[0], f"{type(error).__name__}: {error}")]
-        out: list[StepReport | StepFailure] = []
-        for training in trainings:
-            while not training.is_over and (alone := self._pick([training])):
-                try:
-                    results = run_row(self.base, [request for _, request in alone], has_backward=True)
-                except Exception as own:  # noqa: BLE001 - the tenant's edge
-                    out.append(self._fail(training, f"{type(own).__name__}: {own}"))
-                    break
-                done = [r for result in results for r in self._account(training, result)]
-                out += done
-                if done:
-                    break
-        return out
+        return [outcome for training in trainings for outcome in self._replay_alone(training)]
+
+    def _shrink(self, picked: list[tuple[Training, Request]]) -> list[StepReport | StepFailure]:
+        """A row did not fit: its adapters replay their steps in smaller ones; one nano-batch, with no step open."""
+        if len(picked) > 1:
+            for training, _ in picked:
+                self._close(training)
+            self._halve_budget(sum(padded_rows(request.num_tokens) for _, request in picked))
+            return []
+        for training in self._trainings.values():
+            self._close(training)
+        self._scratch.shrink()
+        self.warning = FEWER_OPEN
+        return self._replay_alone(picked[0][0])
+
+    def _halve_budget(self, row_tokens: int) -> None:
+        """Until a row of so many tokens no longer fits."""
+        tokens = self.budget.token_budget
+        while tokens >= row_tokens:
+            tokens //= 2
+        self.budget = self.budget._replace(token_budget=tokens)
+        self.warning = f"out of memory at a row of {row_tokens:,} tokens: rows hold at most {tokens:,} now"
+        free_unused(self.base.device.type)
+
+    def _replay_alone(self, training: Training) -> list[StepReport | StepFailure]:
+        """A step of one adapter, a nano-batch a row. What raises here is its own."""
+        free_unused(self.base.device.type)
+        while picked := self._pick([training], 1):
+            results = try_row(self.base, [request for _, request in picked])
+            if isinstance(results, Raised):
+                too_much = too_large(self.base, picked[0][1].num_tokens, self.memory_bytes(), self.budget)
+                return [self._fail(training, (f"{too_much}: " if results.is_memory else "") + results.error)]
+            if done := self._account(training, results[0]):
+                return done
+        return self._take_failed()
+
+    def _take_failed(self) -> list[StepReport | StepFailure]:
+        """Adapters that could not open a step, since the last call."""
+        taken, self._failed = self._failed, []
+        return taken
 
     def _fail(self, training: Training, error: str) -> StepFailure:
         self._close(training)
@@ -222,17 +289,12 @@ class Engine:
             self._scratch.give_back(training.scratch)
         training.close()
 
-    # -- evaluation ----------------------------------------------------------------------------------------------
-
     def evaluate(self, requests: list[tuple[AdapterState | None, JobSpec | None, Rows]]) -> list[float]:
         """Mean loss per target token of each (adapter or None for the bare base, its spec, rows), packed together."""
-        from mlora_ray.engine.evaluation import evaluate
-
-        return evaluate(self.base, requests, self.budget.token_budget)
-
-
-def _check_tokens(spec: JobSpec, rows: Rows, vocab: int) -> None:
-    """A token outside the vocabulary would end a GPU process for every job on it, so it is refused before it runs."""
-    outside = rows.tokens[(rows.tokens < 0) | (rows.tokens >= vocab)]
-    if len(outside):
-        raise JobError(f"rows of job {spec.name!r} hold token id {outside[0]}; the base has 0 to {vocab - 1}")
+        while True:
+            try:
+                return evaluate(self.base, requests, self.budget.token_budget)
+            except Exception as error:
+                if not is_out_of_memory(error) or self.budget.token_budget < MIN_TOKENS:
+                    raise
+            self._halve_budget(self.budget.token_budget)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from mlora_ray.engine.base import Base
+from mlora_ray.engine.memory import is_out_of_memory
 from mlora_ray.engine.row import Request, pack
 from mlora_ray.kernels.cross_entropy import head_loss
 
@@ -16,6 +17,21 @@ class RowResult(NamedTuple):
 
     loss_sum: float  # over its targets, each from fp32 logits
     num_targets: int
+
+
+class Raised(NamedTuple):
+    """What a row raised, in words: with its traceback it would hold the row's memory."""
+
+    error: str
+    is_memory: bool
+
+
+def try_row(base: Base, requests: list[Request]) -> list[RowResult] | Raised:
+    """`run_row` with a backward. The tenants' edge: whose failure it is, is found by replaying."""
+    try:
+        return run_row(base, requests, has_backward=True)
+    except Exception as error:  # noqa: BLE001
+        return Raised(f"{type(error).__name__}: {error}", is_out_of_memory(error))
 
 
 def run_row(base: Base, requests: list[Request], has_backward: bool) -> list[RowResult]:

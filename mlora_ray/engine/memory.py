@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ SHARE = 0.8  # of the device's or the container's memory, when no limit is given
 ROW_TOKENS = 1536  # tokens of a packed row at most: 16% faster than 1,024 on a Xeon with AMX, 2,048 no faster still
 SCRATCH_BYTES = 320 << 20  # for open steps on a small base: 11 adapters of rank 16 on a 135M base
 PROCESS_BYTES = 700 << 20  # Python, torch and transformers before the base, measured on Linux
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed", "bad_alloc")
 
 
 class Budget(NamedTuple):
@@ -59,6 +61,20 @@ def process_bytes(device: str = "cpu") -> int:
         return torch.cuda.memory_reserved(device)
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """A device's, Python's or numpy's; torch's CPU allocator and CUDA's libraries say it in a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def free_unused(device: str = "cpu") -> None:
+    """Give back what nobody refers to any more; on a GPU what torch keeps for later."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def activation_bytes_per_token(base: Base) -> int:
@@ -106,4 +122,15 @@ def plan_budget(base: Base, limit_bytes: int, adapter_bytes: int = 0, token_budg
         scratch,
         min(adapter_bytes, room) if adapter_bytes else room,
         tokens,
+    )
+
+
+def too_large(base: Base, tokens: int, used_bytes: int, budget: Budget) -> str:
+    """Why a nano-batch of `tokens` cannot be trained here, and what helps."""
+    mib = 1 << 20
+    need = (tokens * activation_bytes_per_token(base) + head_bytes(base)) / mib
+    return (
+        f"quarantined: a nano-batch of {tokens:,} tokens does not fit into memory alone (about {need:,.0f} MiB; "
+        f"{used_bytes / mib:,.0f} of {budget.limit_bytes / mib:,.0f} MiB are in use): "
+        f"shorten max_length, or train on a larger host"
     )

@@ -79,7 +79,7 @@ class Pager:
             training.steps_since_paged_in = 0
             self._resident.append(training)
         self.check_integrity()
-        return [t for t in self._resident if not t.is_over]
+        return [t for t in self._resident if t.has_work]
 
     def _make_room(self, num_bytes: int) -> bool:
         """Send out adapters until `num_bytes` fit. A page that cannot be written stays in memory and others wait."""
@@ -112,11 +112,11 @@ class Pager:
         return sum(t.state_bytes for t in self._resident)
 
     def _evictable(self) -> Training | None:
-        """A finished adapter, else the one that has had the longest turn of at least `page_steps`."""
+        """One without work, else the one that has had the longest turn of at least `page_steps`."""
         free = [t for t in self._resident if t.scratch is None]
-        ended = [t for t in free if t.is_over]
+        idle = [t for t in free if not t.has_work]
         rested = [t for t in free if t.steps_since_paged_in >= self.page_steps]
-        return next(iter(ended or sorted(rested, key=lambda t: -t.steps_since_paged_in)), None)
+        return next(iter(idle or sorted(rested, key=lambda t: -t.steps_since_paged_in)), None)
 
     def _write_page(self, training: Training) -> None:
         assert training.state is not None

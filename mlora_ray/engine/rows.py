@@ -56,3 +56,9 @@ def rows_sha256(rows: Rows) -> str:
     for array in (rows.tokens, rows.is_target.astype(np.uint8), rows.offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def token_outside(rows: Rows, vocabulary: int) -> int | None:
+    """The first token id that is not within 0 to `vocabulary` - 1, if there is one."""
+    outside = rows.tokens[(rows.tokens < 0) | (rows.tokens >= vocabulary)]
+    return int(outside[0]) if len(outside) else None

@@ -47,5 +47,14 @@ class ScratchPool:
             scratch = Scratch(scratch.layout, scratch.weights_P.new_empty(0), scratch.grad_P)
         self._free.setdefault(scratch.layout, []).append(scratch)
 
+    @property
+    def is_in_use(self) -> bool:
+        return bool(self._open)
+
+    def shrink(self) -> None:
+        """Memory is short: keep no unused buffer, and let steps of half as many bytes be open at a time."""
+        self._free.clear()
+        self.capacity_bytes //= 2
+
     def _bytes_of(self, layout: AdapterLayout) -> int:
         return layout.size * (4 if self._dtype == torch.float32 else 4 + self._dtype.itemsize)

@@ -28,6 +28,7 @@ class Training:
         self.state: AdapterState | None = None  # None: not resident
         self.step = 0  # optimizer steps taken
         self.error = ""
+        self.is_held = False
         self.served_tokens = 0  # the scheduler's measure of fairness
         self.trained_tokens = 0
         self.last_loss = math.nan
@@ -46,6 +47,10 @@ class Training:
     @property
     def is_over(self) -> bool:
         return self.is_done or bool(self.error)
+
+    @property
+    def has_work(self) -> bool:
+        return not self.is_over and not self.is_held
 
     def fresh_state(self, device: str) -> AdapterState:
         return AdapterState.fresh(self.layout, self.spec.lora, self.spec.train, device)

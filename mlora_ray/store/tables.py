@@ -5,18 +5,75 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Double, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
-
 
 class Table(DeclarativeBase):
     """Base of all tables."""
 
 
 class SchemaRow(Table):
-    """One row: the version of the tables, so that an older program refuses a newer database."""
+    """One row: the version as programs from before the migrations read it, so that they refuse this database."""
 
     __tablename__ = "schema_version"
     version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+class LeaseRow(Table):
+    """One row: the service that may write. `generation` fences, a moving `beat` says that it is at work."""
+
+    __tablename__ = "lease"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    holder: Mapped[str] = mapped_column(Text)
+    generation: Mapped[int] = mapped_column(Integer)
+    beat: Mapped[int] = mapped_column(BigInteger)
+
+
+class HostRow(Table):
+    """One host actor, kept for ever so that no id is used twice. `settings` is a HostSettings as JSON."""
+
+    __tablename__ = "hosts"
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, unique=True)
+    settings: Mapped[str] = mapped_column(Text)
+    actor_name: Mapped[str] = mapped_column(String(255))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    node_id: Mapped[str] = mapped_column(String(255), default="")
+    node_ip: Mapped[str] = mapped_column(String(255), default="")
+    pid: Mapped[int] = mapped_column(Integer, default=0)
+    numerics: Mapped[str] = mapped_column(String(64), default="")
+    why: Mapped[str] = mapped_column(Text, default="")
+    launched_at_s: Mapped[float] = mapped_column(Double)
+    joined_at_s: Mapped[float | None] = mapped_column(Double, nullable=True)
+    gone_at_s: Mapped[float | None] = mapped_column(Double, nullable=True)
+
+
+class BaseRow(Table):
+    """The weights of a base, as the first host that loaded it has them."""
+
+    __tablename__ = "bases"
+    base: Mapped[str] = mapped_column(Text, primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    host: Mapped[str] = mapped_column(String(255))
+    node: Mapped[str] = mapped_column(String(255))
+
+
+class NumericsRow(Table):
+    """One way to compute: hosts of equal numerics compute equal bits. `place` orders by first use."""
+
+    __tablename__ = "numerics"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer)
+    device: Mapped[str] = mapped_column(String(32))
+    threads: Mapped[int] = mapped_column(Integer)
+
+
+class NumericsFactRow(Table):
+    """What decides the bits beside device and threads: versions, the CPU's capability, the kernels."""
+
+    __tablename__ = "numerics_facts"
+    numerics: Mapped[str] = mapped_column(ForeignKey("numerics.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer)
+    value: Mapped[str] = mapped_column(Text)
 
 
 class RunRow(Table):
@@ -59,6 +116,7 @@ class JobRow(Table):
     error: Mapped[str] = mapped_column(Text, default="")
     num_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     submitted_at_s: Mapped[float] = mapped_column(Double)
+    numerics: Mapped[str] = mapped_column(String(64), default="", server_default="")
 
 
 class StepRow(Table):

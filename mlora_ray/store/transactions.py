@@ -1,56 +1,46 @@
-"""One transaction of the control database, and how its connections are set up."""
+"""Transactions of the control database: errors in plain words, and no write without the lease."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from mlora_ray.store import lease
+from mlora_ray.store.connections import said, shown
 from mlora_ray.store.records import DatabaseError
 
 
-class Transaction:
-    """A session in a transaction: commits at the end, rolls back on an error, translates database errors."""
+class Transactions:
+    """Each commits at the end and rolls back on an error. All raise DatabaseError."""
 
     def __init__(self, engine: Engine, url: str) -> None:
-        self._session = Session(engine, expire_on_commit=False)
+        self._readers, self._writers = engine, engine.execution_options(is_writing=True)
         self._url = url
+        self.generation: int | None = None  # of the lease that is held; None: none was taken, and writes are free
+        self.is_in_doubt = False  # a write has raised, and may have been done all the same
 
-    def __enter__(self) -> Session:
-        return self._session
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with self._session(self._readers) as session:
+            yield session
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    @contextmanager
+    def writing(self, *, is_checked: bool = True) -> Iterator[Session]:
+        """Raises LeaseLost, before anything is written, when another service has taken over; unless told not to."""
+        with self._session(self._writers) as session:
+            if is_checked and self.generation is not None:
+                lease.check(session, self.generation)
+            yield session
+
+    @contextmanager
+    def _session(self, engine: Engine) -> Iterator[Session]:
         try:
-            if kind is None:
-                self._session.commit()
-            else:
-                self._session.rollback()
-        except SQLAlchemyError as failed:
-            error = failed
-        finally:
-            self._session.close()
-        if isinstance(error, SQLAlchemyError):
-            raise DatabaseError(f"control database {self._url}: {said(error)}") from error
-
-
-def open_engine(url: str) -> Engine:
-    """SQLAlchemy's engine for `url`; a SQLite file is set to survive a loss of power."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def _configure(connection: Any, _record: Any) -> None:
-            cursor = connection.cursor()
-            # FULL: a commit is on the disk when it returns, so a bundle never outlives its row on power loss.
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-    return engine
-
-
-def said(error: SQLAlchemyError) -> str:
-    """The driver's own words, without the statement and the link to SQLAlchemy's manual."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except SQLAlchemyError as error:
+            self.is_in_doubt = self.is_in_doubt or engine is self._writers
+            raise DatabaseError(f"control database {shown(self._url)}: {said(error)}") from error

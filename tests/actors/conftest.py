@@ -1,4 +1,4 @@
-"""One local Ray for all tests of actors: private directory, no dashboard, no authentication."""
+"""One local Ray for the tests of a module: a process can be a driver of one cluster at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from mlora_ray import cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with cluster.embedded(num_cpus=4, note=tmp_path_factory.mktemp("ray") / "ray_dir"):
         yield

@@ -13,9 +13,11 @@ import pytest
 import ray
 
 from mlora_ray.actors.options import start_placement
-from mlora_ray.run_facts import PlacementSettings, RunResult
+from mlora_ray.run_facts import RunResult, SubmitRequest
+from mlora_ray.service_settings import ServiceSettings
+from mlora_ray.status import RunStatus
 from mlora_ray.store.database import ControlDatabase
-from mlora_ray.types import CrossRequest, HostSettings, JobSpec, JobState, RunStatus
+from mlora_ray.types import CrossRequest, HostType, JobSpec, JobState
 from tests.conftest import real_spec
 
 CALL_S = 60.0
@@ -27,30 +29,20 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 class Run:
     """One placement actor over one directory."""
 
-    def __init__(self, folder: Path, specs: list[JobSpec], *, is_resumed: bool = False, base_path: str = "") -> None:
+    def __init__(self, folder: Path, specs: list[JobSpec]) -> None:
         self.folder = folder
         self.database_url = f"sqlite:///{folder}/control.db"
-        host = HostSettings(
-            id="cpu-0",
-            base=specs[0].base,
-            bundle_root=str(folder / "bundles"),
-            page_dir=str(folder / "pages"),
-            memory_limit_bytes=4 << 30,
-        )
-        settings = PlacementSettings(
-            run_id=f"{folder.name}-{time.time_ns()}",
-            command="test",
+        settings = ServiceSettings(
+            name=f"{folder.name}-{time.time_ns()}",
+            storage=str(folder / "out"),
             database_url=self.database_url,
-            out_root=str(folder / "out"),
-            bundle_root=str(folder / "bundles"),
-            decisions_path=str(folder / "decisions.jsonl"),
-            lock_path=str(folder / "placement.lock"),
-            policy="fifo",
-            hosts=(host,),
+            host_types=(HostType(name="cpu", memory_limit_bytes=4 << 30),),
+            page_root=str(folder / "pages"),
             tick_s=0.05,
+            ends_on_trouble=True,
         )
         self.placement = start_placement(settings)
-        self.call("begin", specs, {}, is_resumed)
+        self.call("submit", SubmitRequest(specs=tuple(specs)))
 
     def call(self, method: str, *args: Any) -> Any:
         return ray.get(getattr(self.placement, method).remote(*args), timeout=CALL_S)
@@ -67,7 +59,7 @@ class Run:
         raise AssertionError(f"it did not come to that: {status}")
 
     def end(self) -> None:
-        self.call("stop")
+        self.call("stop", 30.0)
         ray.kill(self.placement, no_restart=True)
 
     def hashes(self) -> dict[str, str]:
@@ -107,7 +99,7 @@ def test_a_killed_host_changes_no_bit(tmp_path: Path, quiet: dict[str, str]) -> 
     run.wait(lambda s: all(j.step >= 12 for j in s.jobs))
     os.kill(run.call("hosts")[0].pid, signal.SIGKILL)
     status = run.wait(lambda s: s.phase == "done")
-    assert [h.id for h in run.call("hosts")] == ["cpu-0.1"]
+    assert [h.id for h in run.call("hosts")] == ["cpu-1"]
     run.end()
     assert status.error == ""
     assert run.hashes() == quiet
@@ -117,11 +109,11 @@ def test_saved_and_stopped_then_resumed_is_the_same(tmp_path: Path, quiet: dict[
     jobs = make_jobs(tmp_path)
     run = Run(tmp_path, jobs)
     run.wait(lambda s: all(j.step >= 3 for j in s.jobs))
-    status: RunStatus = run.call("save_and_stop")
+    status: RunStatus = run.call("save_and_pause")
     assert {j.state for j in status.jobs} == {JobState.PAUSED}
     assert all(j.step >= 3 for j in status.jobs)
     run.end()
-    again = Run(tmp_path, jobs, is_resumed=True)
+    again = Run(tmp_path, jobs)
     again.wait(lambda s: s.phase == "done")
     again.end()
     assert again.hashes() == quiet
@@ -131,7 +123,8 @@ def test_a_base_that_cannot_be_loaded_ends_the_run_with_its_reason(tmp_path: Pat
     import dataclasses
 
     spec = real_spec(tmp_path, "a")
-    spec = dataclasses.replace(spec, base=dataclasses.replace(spec.base, path=str(tmp_path / "no-such-base")))
+    nowhere = str(tmp_path / "no-such-base")
+    spec = dataclasses.replace(spec, base=dataclasses.replace(spec.base, name=nowhere, path=nowhere))
     run = Run(tmp_path, [spec])
     status = run.wait(lambda s: s.phase == "done")
     run.end()

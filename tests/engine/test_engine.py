@@ -218,8 +218,8 @@ def test_a_row_holds_the_budget_or_one_nano_batch(base: Base, monkeypatch: pytes
         engine.admit(mixed_job(i)[0], random_rows(i, 12, 3, 90, vocab=320))
     rows: list[list[int]] = []
 
-    def recorded(resident: list[Training]) -> list[tuple[Training, Request]]:
-        picked = pick(resident)
+    def recorded(resident: list[Training], room: int) -> list[tuple[Training, Request]]:
+        picked = pick(resident, room)
         rows.append([request.num_tokens for _, request in picked])
         return picked
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mlora_ray.policies.contract import Policy, load_policy, validate_actions
 from mlora_ray.policies.fifo import Fifo
+from mlora_ray.policies.rebalance import Rebalance
 from mlora_ray.types import (
     Action,
     AdapterView,
@@ -55,6 +56,7 @@ VIEW = ClusterView(
         adapter("off"),
         adapter("on", host="h1", state=JobState.TRAINING),
         adapter("ended", state=JobState.SUCCEEDED),
+        adapter("wide", host="h2", state=JobState.TRAINING, width=2),
     ),
 )
 
@@ -76,6 +78,10 @@ VIEW = ClusterView(
         (Place(adapter="off", host="none", epoch=1), "no host none"),
         (Place(adapter="none", host="h1", epoch=1), "no adapter none"),
         (Place(adapter="ended", host="h1", epoch=1), "SUCCEEDED"),
+        (Migrate(adapter="wide", host="h2", shards=("h1",), epoch=1), ""),  # h2 is full, but it is there already
+        (Migrate(adapter="wide", host="h2", epoch=1), "is on h2"),
+        (Migrate(adapter="wide", host="h1", shards=("h1",), epoch=1), "width 2, named are h1, h1"),
+        (Place(adapter="off", host="h1", shards=("h2",), epoch=1), "width 1"),
         (SetGroup(host="h1", group=("on",)), ""),
         (SetGroup(host="h1", group=("on", "on")), "twice"),
         (SetGroup(host="h1", group=("off",)), "off not on h1"),
@@ -103,7 +109,7 @@ def test_an_adapter_is_named_once_and_groups_see_what_came_before() -> None:
 def test_policies_by_name() -> None:
     assert isinstance(load_policy("fifo"), Fifo)
     assert load_policy("mlora_ray.policies.fifo:Fifo").name == "fifo"
-    wrong = {"best": "allowed are fifo", "json:loads": "be loaded", "no_such:X": "be loaded", "builtins:int": "decide"}
+    wrong = {"best": "allowed are .*", "json:loads": "be loaded", "no_such:X": "be loaded", "builtins:int": "decide"}
     for name, why in wrong.items():
         with pytest.raises(ValueError, match=why):
             load_policy(name)
@@ -161,3 +167,14 @@ def test_fifo_spreads_evenly_and_keeps_the_order(num_hosts: int, num_adapters: i
     assert [a.adapter for a in actions if isinstance(a, Place)] == [str(i) for i in reversed(range(num_adapters))]
     loads = [sum(isinstance(a, Place) and a.host == h.id for a in actions) for h in hosts]
     assert max(loads) - min(loads) <= 1
+
+
+def test_rebalance_names_an_adapter_once() -> None:
+    names = tuple(f"a{i}" for i in range(6))
+    full = HostView(id="full", base="b1", device_type="cpu", group=names)
+    empty = tuple(HostView(id=f"empty{i}", base="b1", device_type="cpu") for i in range(2))
+    training = tuple(adapter(name, host="full", state=JobState.TRAINING) for name in names)
+    view = ClusterView(now_s=0.0, hosts=(full, *empty), adapters=training)
+    actions, _ = Rebalance().decide(view, PolicyState())
+    assert validate_actions(view, actions) == (actions, [])
+    assert {a.host for a in actions if isinstance(a, Migrate)} == {"empty0", "empty1"}
