@@ -1,0 +1,163 @@
+"""`simulate` as a function: reads the trace and profiles, runs the sweep, prints the table, writes the files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlora_ray.errors import InputError, Mistake
+from mlora_ray.policies.step_time import StepTimeModel, StepTimes
+from mlora_ray.profiles import read_profile
+from mlora_ray.simulate.output import show_table, write_jobs
+from mlora_ray.simulate.sweep import Run, SweepSettings, expand, run_sweep, table
+from mlora_ray.simulate.traces import DAY_S, Kept, filter_rows, read_trace
+from mlora_ray.simulate.workload import WorkloadSettings
+
+DEFAULT_POLICIES: tuple[str, ...] = (
+    "fifo",
+    "backfill",
+    "srpt",
+    "las",
+    "timeslice",
+    "mlora-optimal-fit",
+    "mlora-trivial",
+    "mlora-fast-fit",
+    "tlora",
+    "ours",
+    "ours-no-fusion",
+    "ours-no-preemption",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateOptions:
+    """What the command line says. Several profiles are several bases: jobs choose among them by Zipf."""
+
+    trace: str = "synthetic:philly"
+    policies: tuple[str, ...] = DEFAULT_POLICIES
+    profiles: tuple[str, ...] = ("h100-llama-3.1-8b",)
+    loads: tuple[float, ...] = (0.9,)
+    regimes: tuple[float, ...] = (700.0,)
+    hosts: int = 16
+    windows: int = 3
+    jobs: int = 600
+    seed: int = 0
+    days: float = 1.0
+    is_set_b: bool = False
+    lengths: str = ""  # a CSV with ContextTokens and GeneratedTokens
+    size_sigma: float = 0.0
+    is_size_known: bool = True
+    is_json: bool = False
+    out: str = ""
+    command: str = ""
+
+
+def simulate(options: SimulateOptions, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Run and print; answers the rows. Raises InputError for what the user can mend."""
+    _check(options)
+    models = [read_profile(name) for name in options.profiles]
+    kept = filter_rows(read_trace(options.trace, options.seed), max_s=options.days * DAY_S)
+    settings = _settings(options, models)
+    runs: list[Run] = []
+    for run in run_sweep(kept.rows, settings, StepTimes(models)):
+        runs.append(run if options.out else replace(run, outcome=None))
+        if sys.stderr.isatty():
+            print(f"\r{len(runs)} simulations", end="", file=sys.stderr, flush=True)
+    rows = table(runs)
+    notes = _notes(options, kept, models)
+    if options.is_json:
+        say(json.dumps({"command": options.command, "notes": notes, "rows": rows}))
+    else:
+        for note in notes:
+            say(note)
+        show_table(rows)
+    if options.out:
+        _write(Path(options.out), options, notes, rows, runs)
+    return rows
+
+
+def _check(options: SimulateOptions) -> None:
+    limits = {
+        "load": (options.loads, 0.0, 10.0),
+        "regime": (options.regimes, 1.0, 1e6),
+        "hosts": ((options.hosts,), 1, 100_000),
+        "windows": ((options.windows,), 1, 10_000),
+        "jobs": ((options.jobs,), 1, 1_000_000),
+        "days": ((options.days,), 0.001, 10_000),
+        "size-sigma": ((options.size_sigma,), 0.0, 5.0),
+    }
+    mistakes = [
+        Mistake(file="command line", field=name, value=str(value), allowed=f"{low:g} to {high:g}")
+        for name, (values, low, high) in limits.items()
+        for value in values
+        if not low <= value <= high
+    ]
+    if mistakes:
+        raise InputError(mistakes)
+
+
+def _settings(options: SimulateOptions, models: Sequence[StepTimeModel]) -> SweepSettings:
+    workload = WorkloadSettings(
+        num_jobs=options.jobs,
+        num_hosts=options.hosts,
+        bases=tuple(m.base or m.id for m in models),
+        device_type=models[0].device_type,
+        is_set_b=options.is_set_b,
+        lengths=_lengths(options.lengths) if options.lengths else (),
+        size_sigma=options.size_sigma,
+        is_size_known=options.is_size_known,
+    )
+    return SweepSettings(
+        policies=expand(options.policies),
+        loads=options.loads,
+        regimes=options.regimes,
+        num_windows=options.windows,
+        seed=options.seed,
+        workload=workload,
+    )
+
+
+def _lengths(path: str) -> tuple[float, ...]:
+    """Context plus generated tokens of every request of an Azure trace."""
+    import csv
+    import gzip
+
+    try:
+        raw = Path(path).read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
+        rows = csv.DictReader(text.splitlines())
+        return tuple(float(row["ContextTokens"]) + float(row["GeneratedTokens"]) for row in rows)
+    except (OSError, KeyError, ValueError) as error:
+        allowed = f"a CSV with ContextTokens and GeneratedTokens: {error!r}"
+        raise InputError([Mistake(file=path, field="lengths", value="", allowed=allowed)]) from error
+
+
+def _notes(options: SimulateOptions, kept: Kept, models: Sequence[StepTimeModel]) -> list[str]:
+    """What a reader needs to judge the table."""
+    taken = ", ".join(f"{name}: {num:,}" for name, num in kept.taken)
+    notes = [
+        f"trace {options.trace}: {len(kept.rows):,} jobs kept ({kept.share_of_jobs:.0%} of the jobs, "
+        f"{kept.share_of_device_time:.0%} of the device time); taken: {taken}",
+        f"{options.windows} windows of {options.jobs} jobs from seed {options.seed}, {options.hosts} hosts",
+    ]
+    for model in models:
+        assumed = f"; assumed: {', '.join(model.assumed)}" if model.assumed else ""
+        floor = f"t_floor {model.floor_s * 1e3:g} ms, c_a {model.per_adapter_s * 1e3:g} ms"
+        notes.append(f"step times {model.id}: {floor}{assumed}")
+    return notes
+
+
+def _write(
+    folder: Path, options: SimulateOptions, notes: list[str], rows: list[dict[str, Any]], runs: Sequence[Run]
+) -> None:
+    from mlora_ray.simulate.report import write_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {"command": options.command, "notes": notes, "rows": rows}
+    (folder / "simulation.json").write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    write_jobs(runs, str(folder / "jobs.parquet"))
+    write_report(folder / "report.html", options.command, notes, rows, runs)

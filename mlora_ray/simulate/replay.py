@@ -1,0 +1,53 @@
+"""A live decision log again: the same policy must answer the same; another one shows what it would have done."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from mlora_ray.decisions import read_decisions
+from mlora_ray.errors import InputError, Mistake
+from mlora_ray.policies.contract import load_policy, validate_actions
+from mlora_ray.policies.step_time import StepTimes
+from mlora_ray.serde import dumps
+from mlora_ray.types import Action
+
+MAX_SHOWN = 20
+
+
+class Difference(NamedTuple):
+    """One decision that differs; `number` is its line in the log, from 1."""
+
+    number: int
+    now_s: float
+    logged: tuple[Action, ...]
+    replayed: tuple[Action, ...]
+
+
+def replay(log: str, policy: str, step_times: StepTimes | None = None) -> tuple[int, list[Difference]]:
+    """(decisions in the log, those where `policy` answers otherwise). Raises InputError for a log that is none."""
+    try:
+        decisions = read_decisions(log)
+        made = load_policy(policy, step_times)
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+        allowed = f"a decision log and a policy: {error}"
+        raise InputError([Mistake(file=log, field="replay", value=policy, allowed=allowed)]) from error
+    found = []
+    for number, (view, state, logged) in enumerate(decisions, start=1):
+        asked, _ = made.decide(view, state)
+        answered, _ = validate_actions(view, asked)
+        if answered != logged:
+            found.append(Difference(number, view.now_s, tuple(logged), tuple(answered)))
+    return len(decisions), found
+
+
+def describe(num: int, found: list[Difference], policy: str) -> list[str]:
+    """Lines for a person."""
+    lines = [f"{num} decisions, {num - len(found)} identical under {policy}, {len(found)} different"]
+    for one in found[:MAX_SHOWN]:
+        lines.append(f"decision {one.number}:")
+        lines += [f"  - {dumps(action)}" for action in one.logged if action not in one.replayed]
+        lines += [f"  + {dumps(action)}" for action in one.replayed if action not in one.logged]
+    if len(found) > MAX_SHOWN:
+        lines.append(f"and {len(found) - MAX_SHOWN} more")
+    return lines

@@ -1,0 +1,99 @@
+"""The simulation as a user runs it: table, JSON, Parquet, report, and the replay of a log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+
+from mlora_ray.decisions import DecisionLog
+from mlora_ray.errors import InputError
+from mlora_ray.policies.contract import load_policy
+from mlora_ray.simulate.__main__ import main
+from mlora_ray.simulate.replay import replay
+from mlora_ray.types import AdapterView, ClusterView, HostView, JobState, PolicyState
+
+SMALL = ["--jobs", "30", "--windows", "2", "--hosts", "4", "--policies"]
+
+
+def test_json_has_every_figure_and_tlora_is_the_better_of_its_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "synthetic:philly", *SMALL, "fifo,tlora,ours", "--load", "0.9,1.2", "--json"]) == 0
+    held = json.loads(capsys.readouterr().out)
+    rows = held["rows"]
+    assert [r["policy"] for r in rows] == ["fifo", "tlora-1.3", "tlora-2.0", "ours", "tlora"] * 2
+    wanted = {"policy", "load", "regime", "mean_jct_s", "p50_jct_s", "p99_jct_s", "tokens_per_busy_host_s"}
+    assert all(wanted | {"utilisation", "bound_ratio", "decision_ms", "jain"} <= set(row) for row in rows)
+    first = {row["policy"]: row for row in rows[:5]}
+    assert first["tlora"]["mean_jct_s"] == min(first[f"tlora-{b}"]["mean_jct_s"] for b in ("1.3", "2.0"))
+    assert all(row["bound_ratio"] >= 1 and row["num_windows"] == 2 for row in rows)
+    assert "taken: duration below 60 s" in held["notes"][0]
+    assert "t_floor 50 ms, c_a 0.5 ms; assumed: floor_s" in held["notes"][2]
+
+
+def test_table_parquet_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", *SMALL, "srpt,ours", "--set-b", "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "load 0.9, 700 tokens per step, 2 windows" in shown
+    assert "x bound" in shown
+    jobs = pandas.read_parquet(tmp_path / "out" / "jobs.parquet")
+    assert len(jobs) == 2 * 2 * 30
+    assert ((jobs.finished_s - jobs.submit_s - jobs.completion_s).abs() < 1e-6).all()
+    assert set(jobs.lora_rank) <= {8, 16, 32, 64}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert len(json.loads((tmp_path / "out" / "simulation.json").read_text())["rows"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["run", "nothing"], "synthetic:philly"),
+        (["run", "--policies", "best"], "allowed are"),
+        (["run", "--profile", "h200"], "one of h100"),
+        (["run", "--hosts", "0"], "hosts: '0' — 1 to"),
+        (["run", "--days", "0.0001"], "days"),
+        (["run", "--jobs", "1000000"], "a trace with 1000000 jobs"),
+        (["replay", "none.jsonl"], "a decision log"),
+    ],
+)
+def test_wrong_input_is_named(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    assert why in capsys.readouterr().err
+
+
+def test_a_log_replays_to_identical_actions_and_another_policy_shows_what_if(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = str(tmp_path / "decisions.jsonl")
+    policy, state = load_policy("independent"), PolicyState()
+    one = AdapterView(
+        id="a",
+        base="b",
+        epoch=1,
+        state=JobState.QUEUED,
+        lora_rank=8,
+        step_tokens=100.0,
+        tokens_done=0,
+        tokens_total=1000,
+        submitted_at_s=0.0,
+        state_bytes=0,
+    )
+    two = dataclasses.replace(one, id="z", submitted_at_s=1.0)
+    hosts = (HostView(id="h0", base="b", device_type="cpu"),)
+    for now_s, adapters in ((1.0, (one,)), (2.0, (one, two))):
+        view = ClusterView(now_s=now_s, hosts=hosts, adapters=adapters)
+        actions, state = policy.decide(view, state)
+        DecisionLog(log).append(view, state, actions, [])
+    assert replay(log, "independent") == (2, [])
+    assert main(["replay", log, "--policy", "independent"]) == 0
+    assert "2 decisions, 2 identical under independent" in capsys.readouterr().out
+    assert main(["replay", log, "--policy", "tlora"]) == 2
+    assert '+ {"type":"Place","adapter":"z","host":"h0"' in capsys.readouterr().out
+    Path(log).write_text('{"view": 3}\n')
+    with pytest.raises(InputError, match="a decision log"):
+        replay(log, "independent")
