@@ -1,0 +1,1 @@
+"""What a service answers over HTTP, run by Ray Serve."""

@@ -1,0 +1,88 @@
+"""A Ray of its own that serves the status page as deploy/kuberay/rayservice.yaml says; run by test_status_page.py.
+
+Prints what the page answers before and after a placement service is there, as JSON lines.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Placement:
+    """Answers as the placement actor does."""
+
+    def status(self) -> Any:
+        from mlora_ray.status import JobStatus, RunStatus
+        from mlora_ray.types import JobState
+
+        jobs = (
+            JobStatus(name="secret-a", state=JobState.TRAINING, step=1, total_steps=4),
+            JobStatus(name="secret-b", state=JobState.QUEUED, step=0, total_steps=4),
+        )
+        return RunStatus(jobs=jobs, tokens_per_s=12.345, total_tokens=100, done_tokens=25)
+
+    def hosts(self) -> Any:
+        from mlora_ray.status import HostStatus
+
+        return (HostStatus(id="cpu-0", host_type="cpu", base="b", state="alive"),)
+
+
+def get(port: int, path: str, method: str = "GET") -> list[Any]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return [answer.status, json.loads(answer.read())]
+    except urllib.error.HTTPError as error:
+        return [error.code, json.loads(error.read())]
+
+
+def main() -> int:
+    import ray
+    from ray import serve
+    from ray.serve.schema import ServeDeploySchema
+
+    from mlora_ray.service.status_page import KEPT_S, build
+
+    manifest = yaml.safe_load((ROOT / "deploy/kuberay/rayservice.yaml").read_text(encoding="utf-8"))
+    config = ServeDeploySchema.parse_obj(yaml.safe_load(manifest["spec"]["serveConfigV2"]))
+    application = config.applications[0]
+    assert application.import_path == f"{build.__module__}:{build.__name__}"
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="mlora-", dir="/tmp")
+    try:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20,
+                 log_to_driver=False, _temp_dir=folder)  # fmt: skip
+        serve.start(proxy_location=config.proxy_location.value, http_options={"host": "127.0.0.1", "port": port})
+        serve.run(build(application.args), name=application.name, route_prefix=application.route_prefix)
+        answers = [get(port, "/healthz"), get(port, "/status")]
+        placement = ray.remote(Placement).options(name="mlora", namespace="mlora", num_cpus=0).remote()
+        ray.get(placement.status.remote(), timeout=60)
+        deadline = time.monotonic() + 10 * KEPT_S
+        while (answer := get(port, "/status"))[0] != 200 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        answers += [answer, get(port, "/jobs"), get(port, "/status", "POST")]
+        serve.shutdown()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+    print("\n".join(json.dumps(answer) for answer in answers))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
