@@ -80,6 +80,15 @@ def simulate(options: SimulateOptions, say: Callable[[str], None] = print) -> li
     return rows
 
 
+def numbers(field: str, text: str) -> tuple[float, ...]:
+    """The numbers of a list with commas. Raises InputError."""
+    try:
+        return tuple(float(one) for one in text.split(","))
+    except ValueError as error:
+        allowed = "numbers, with commas between"
+        raise InputError([Mistake(file="command line", field=field, value=text, allowed=allowed)]) from error
+
+
 def _check(options: SimulateOptions) -> None:
     limits = {
         "load": (options.loads, 0.0, 10.0),

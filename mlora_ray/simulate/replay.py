@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlora_ray.decisions import read_decisions
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.policies.contract import load_policy, validate_actions
 from mlora_ray.policies.step_time import StepTimes
-from mlora_ray.serde import dumps
+from mlora_ray.profiles import read_profile
+from mlora_ray.serde import dumps, to_plain
 from mlora_ray.types import Action
 
 MAX_SHOWN = 20
+EXIT_DIFFERENT = 4
 
 
 class Difference(NamedTuple):
@@ -22,6 +25,25 @@ class Difference(NamedTuple):
     now_s: float
     logged: tuple[Action, ...]
     replayed: tuple[Action, ...]
+
+
+def run_replay(log: str, policy: str, profiles: Sequence[str], as_json: bool) -> int:
+    """Print what came of it. 0: identical, 4: not. Raises InputError."""
+    num, found = replay(log, policy, StepTimes(map(read_profile, profiles)) if profiles else None)
+    if as_json:
+        differences = [
+            {
+                "decision": one.number,
+                "now_s": one.now_s,
+                "logged": [to_plain(action) for action in one.logged],
+                "replayed": [to_plain(action) for action in one.replayed],
+            }
+            for one in found
+        ]
+        print(json.dumps({"policy": policy, "decisions": num, "different": len(found), "differences": differences}))
+    else:
+        print("\n".join(describe(num, found, policy)))
+    return EXIT_DIFFERENT if found else 0
 
 
 def replay(log: str, policy: str, step_times: StepTimes | None = None) -> tuple[int, list[Difference]]:

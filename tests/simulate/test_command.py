@@ -8,20 +8,27 @@ from pathlib import Path
 
 import pandas
 import pytest
+from typer.testing import CliRunner
 
+from mlora_ray.cli import app
 from mlora_ray.decisions import DecisionLog
 from mlora_ray.errors import InputError
 from mlora_ray.policies.contract import load_policy
-from mlora_ray.simulate.__main__ import main
 from mlora_ray.simulate.replay import replay
 from mlora_ray.types import AdapterView, ClusterView, HostView, JobState, PolicyState
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
 
 SMALL = ["--jobs", "30", "--windows", "2", "--hosts", "4", "--policies"]
 
 
-def test_json_has_every_figure_and_tlora_is_the_better_of_its_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "synthetic:philly", *SMALL, "fifo,tlora,ours", "--load", "0.9,1.2", "--json"]) == 0
-    held = json.loads(capsys.readouterr().out)
+def test_json_has_every_figure_and_tlora_is_the_better_of_its_bounds() -> None:
+    code, out, _ = invoke("simulate", "synthetic:philly", *SMALL, "fifo,tlora,ours", "--load", "0.9,1.2", "--json")
+    assert code == 0
+    held = json.loads(out)
     rows = held["rows"]
     assert [r["policy"] for r in rows] == ["fifo", "tlora-1.3", "tlora-2.0", "ours", "tlora"] * 2
     wanted = {"policy", "load", "regime", "mean_jct_s", "p50_jct_s", "p99_jct_s", "tokens_per_busy_host_s"}
@@ -33,9 +40,9 @@ def test_json_has_every_figure_and_tlora_is_the_better_of_its_bounds(capsys: pyt
     assert "t_floor 50 ms, c_a 0.5 ms; assumed: floor_s" in held["notes"][2]
 
 
-def test_table_parquet_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", *SMALL, "srpt,ours", "--set-b", "--out", str(tmp_path / "out")]) == 0
-    shown = capsys.readouterr().out
+def test_table_parquet_and_report(tmp_path: Path) -> None:
+    code, shown, _ = invoke("simulate", *SMALL, "srpt,ours", "--set-b", "--out", str(tmp_path / "out"))
+    assert code == 0
     assert "load 0.9, 700 tokens per step, 2 windows" in shown
     assert "x bound" in shown
     jobs = pandas.read_parquet(tmp_path / "out" / "jobs.parquet")
@@ -52,23 +59,23 @@ def test_table_parquet_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["run", "nothing"], "synthetic:philly"),
-        (["run", "--policies", "best"], "allowed are"),
-        (["run", "--profile", "h200"], "one of h100"),
-        (["run", "--hosts", "0"], "hosts: '0' — 1 to"),
-        (["run", "--days", "0.0001"], "days"),
-        (["run", "--jobs", "1000000"], "a trace with 1000000 jobs"),
-        (["replay", "none.jsonl"], "a decision log"),
+        (["simulate", "nothing"], "synthetic:philly"),
+        (["simulate", "--policies", "best"], "allowed are"),
+        (["simulate", "--profile", "h200"], "one of h100"),
+        (["simulate", "--hosts", "0"], "hosts: '0' — 1 to"),
+        (["simulate", "--days", "0.0001"], "days"),
+        (["simulate", "--jobs", "1000000"], "a trace with 1000000 jobs"),
+        (["simulate", "--load", "much"], "load: 'much' — numbers"),
+        (["replay", "none.jsonl", "--policy", "fifo"], "a decision log"),
     ],
 )
-def test_wrong_input_is_named(arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 1
-    assert why in capsys.readouterr().err
+def test_wrong_input_is_named(arguments: list[str], why: str) -> None:
+    code, _, error = invoke(*arguments)
+    assert code == 1
+    assert why in error
 
 
-def test_a_log_replays_to_identical_actions_and_another_policy_shows_what_if(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_replays_to_identical_actions_and_another_policy_shows_what_if(tmp_path: Path) -> None:
     log = str(tmp_path / "decisions.jsonl")
     policy, state = load_policy("independent"), PolicyState()
     one = AdapterView(
@@ -90,10 +97,15 @@ def test_a_log_replays_to_identical_actions_and_another_policy_shows_what_if(
         actions, state = policy.decide(view, state)
         DecisionLog(log).append(view, state, actions, [])
     assert replay(log, "independent") == (2, [])
-    assert main(["replay", log, "--policy", "independent"]) == 0
-    assert "2 decisions, 2 identical under independent" in capsys.readouterr().out
-    assert main(["replay", log, "--policy", "tlora"]) == 2
-    assert '+ {"type":"Place","adapter":"z","host":"h0"' in capsys.readouterr().out
+    code, out, _ = invoke("replay", log, "--policy", "independent")
+    assert code == 0
+    assert "2 decisions, 2 identical under independent" in out
+    code, out, _ = invoke("replay", log, "--policy", "tlora")
+    assert code == 4
+    assert '+ {"type":"Place","adapter":"z","host":"h0"' in out
+    held = json.loads(invoke("replay", log, "--policy", "tlora", "--json")[1])
+    assert held["different"] == 1
+    assert [a["adapter"] for a in held["differences"][0]["replayed"]] == ["a", "z"]
     Path(log).write_text('{"view": 3}\n')
     with pytest.raises(InputError, match="a decision log"):
         replay(log, "independent")
