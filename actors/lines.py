@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from mlora_ray.errors import MloraError
 from mlora_ray.transport import HostGone, HostRefused
@@ -105,7 +105,7 @@ class RayLine:
             raise HostGone(f"no answer within {timeout_s:g} s") from error
         except RayTaskError as error:
             raise HostGone(_said(error)) from error
-        except RayActorError as error:
+        except RayError as error:  # its process died, or the object with its answer is lost
             raise HostGone(f"its process died: {_said(error)}") from error
 
 

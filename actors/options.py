@@ -47,10 +47,9 @@ def start_host(settings: HostSettings) -> Any:
     It outlives the placement actor. Ray does not restart it: placement replaces it, so that its jobs are fenced first.
     """
     remote = ray.remote(HostActor).options(
-        name=f"{settings.service}-{settings.id}",
+        name=settings.actor_name,
         namespace=NAMESPACE,
         lifetime="detached",
-        get_if_exists=True,
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
         label_selector=dict(settings.labels) or None,

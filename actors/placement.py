@@ -19,7 +19,7 @@ from mlora_ray.metrics import Metrics
 from mlora_ray.run_facts import RunResult, SubmitRequest
 from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.status import HostStatus, RunStatus
-from mlora_ray.store.records import DatabaseError, Event, JobRecord
+from mlora_ray.store.records import DatabaseError, DatabaseRefused, Event, JobRecord
 from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostSettings, StepReport
 
 OPEN_TIMEOUT_S = 60.0
@@ -120,7 +120,7 @@ class PlacementActor:
 
     def _run(self) -> None:
         try:
-            self._held = self._open()
+            self._held, self._error = self._open(), ""
             self._opened.set()
             while not self._is_stopping.wait(self._settings.tick_s):
                 with self._lock:
@@ -136,8 +136,11 @@ class PlacementActor:
         while True:
             try:
                 return Control(self._settings, self._transport, SystemClock(), holder, self._metrics)
+            except DatabaseRefused:
+                raise
             except (DatabaseError, StorageError) as error:
                 if not was_here or self._is_stopping.is_set():
                     raise
+                self._error = str(error)
                 log.warning("service=%s %s", self._settings.name, error)
                 time.sleep(self._settings.tick_s)

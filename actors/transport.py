@@ -81,9 +81,13 @@ class RayTransport:
         shapes = [_shape(s) for s in sorted(wanted, key=lambda s: s.id)]
         if shapes != self._requested:
             self._requested = shapes
-            self._asker.submit(_request, shapes)
+            self._asker.submit(self._ask_for, shapes)
 
-    def close(self) -> Future[None]:
+    def _ask_for(self, shapes: list[tuple[dict[str, float], dict[str, str]]]) -> None:
+        if not _request(shapes):
+            self._requested = None  # said again at the next tick
+
+    def close(self) -> Future[bool]:
         """Let every node go."""
         return self._asker.submit(_request, [])
 
@@ -101,7 +105,8 @@ def _shape(settings: HostSettings) -> tuple[dict[str, float], dict[str, str]]:
     return resources, dict(settings.labels)
 
 
-def _request(shapes: Sequence[tuple[dict[str, float], dict[str, str]]]) -> None:
+def _request(shapes: Sequence[tuple[dict[str, float], dict[str, str]]]) -> bool:
+    """False where it could not be said."""
     from ray.autoscaler.sdk import request_resources
 
     try:
@@ -109,6 +114,8 @@ def _request(shapes: Sequence[tuple[dict[str, float], dict[str, str]]]) -> None:
         request_resources(bundles=bundles, bundle_label_selectors=selectors if any(selectors) else None)
     except Exception as error:  # noqa: BLE001 - no autoscaler, or the GCS is away: hosts are pending actors, that is enough
         log.warning("the autoscaler cannot be asked: %s", error)
+        return False
+    return True
 
 
 def _draining_nodes() -> dict[str, float]:

@@ -205,7 +205,7 @@ class FakeTransport:
             host.train()
 
     def launch(self, settings: HostSettings) -> FakeHost:
-        host = self._hosts[f"{settings.service}-{settings.id}"] = FakeHost(settings)
+        host = self._hosts[settings.actor_name] = FakeHost(settings)
         return host
 
     def adopt(self, actor_name: str) -> FakeHost:

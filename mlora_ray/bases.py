@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import shutil
 import tempfile
@@ -50,6 +51,17 @@ def base_sha256(path: str) -> str:
     """SHA-256 over the names and bytes of the directory's safetensors files, in name order."""
     files = sorted(Path(path).glob("*.safetensors"))
     return _hash_files(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+def num_parameters(path: str) -> int:
+    """Of the directory's safetensors files, from their headers alone."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in Path(path).glob("*.safetensors"):
+        with safe_open(str(file), framework="numpy") as held:
+            total += sum(math.prod(held.get_slice(name).get_shape()) for name in held.keys())  # noqa: SIM118
+    return total
 
 
 @functools.lru_cache(maxsize=64)

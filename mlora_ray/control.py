@@ -124,11 +124,10 @@ class Control:
         self.placement.submit(request.specs, dict(request.state_bytes))
 
     def _why_no_host(self, spec: JobSpec, file: str) -> Mistake | None:
-        why = why_no_host(spec.device_type, spec.base.id, self.settings.host_types)
+        why = why_no_host(spec.device_type, spec.base.id, self.settings.host_types, self.settings.autoscale)
         if not why:
             return None
-        devices = sorted({t.device for t in self.settings.host_types if t.max_hosts > 0})
-        allowed = f"a device that a host type of this service has: {', '.join(devices)}" if devices else why
+        allowed = f"a device that a host type of this service has, within its budget: {why}"
         return Mistake(file=file, field=f"jobs.{spec.name}.device_type", value=spec.device_type, allowed=allowed)
 
     def pause(self, names: Sequence[str]) -> tuple[str, ...]:

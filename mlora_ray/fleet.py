@@ -15,7 +15,7 @@ from mlora_ray.clock import Clock
 from mlora_ray.errors import MloraError
 from mlora_ray.launching import Launcher
 from mlora_ray.ledger import Job
-from mlora_ray.members import LEAK_S, Member, gone_status
+from mlora_ray.members import Member, gone_status
 from mlora_ray.metrics import Metrics
 from mlora_ray.placement import Move, Placement
 from mlora_ray.service_settings import ServiceSettings
@@ -33,6 +33,7 @@ from mlora_ray.types import (
 MAX_SKEW_S = 5.0
 STOP_TIMEOUT_S = 30.0
 SILENT = "no answer"
+STALLED = "no step ended"
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Fleet:
                 self.drain(name, f"node {node[:8]} leaves in {nodes[node] - self._clock.now_s():.0f} s", nodes[node])
             elif member.leaks(report, self._settings.memory_recycle_share, self._clock.elapsed_s()):
                 used = f"{report.memory_bytes} of {report.memory_limit_bytes} bytes"
-                self.drain(name, f"recycled: {used} for {LEAK_S:g} s")
+                self.drain(name, f"recycled: its memory grows, {used}")
             elif self._has_done_its_steps(member, report.num_steps):
                 self.drain(name, f"recycled after {report.num_steps} steps")
 
@@ -179,16 +180,20 @@ class Fleet:
                 self._lose(name, str(error))
                 continue
             if report is not None:
+                self._check_clock(member, report, self._silent_s(member.asked_s))
                 member.asked_s = None
-                self._check_clock(member, report)
                 self._placement.absorb(name, report)
+                if 0 < self._settings.stall_timeout_s < report.stalled_s:
+                    self._lose(name, f"{STALLED} for {report.stalled_s:.0f} s, though it answers")
             elif self._silent_s(member.asked_s) > self._settings.host_timeout_s:
                 self._lose(name, f"{SILENT} for {self._settings.host_timeout_s:g} s")
 
-    def _check_clock(self, member: Member, report: HostReport) -> None:
-        skew_s = report.now_s - self._clock.now_s() if report.now_s else 0.0
+    def _check_clock(self, member: Member, report: HostReport, took_s: float) -> None:
+        """It answered at some time in the `took_s` seconds until now; only what lies outside them is skew."""
+        early_s = report.now_s - self._clock.now_s() if report.now_s else 0.0
+        skew_s = early_s if early_s > 0 else min(0.0, early_s + took_s)
         self.clock_skew_s = max(self.clock_skew_s, skew_s, key=abs)
-        if abs(skew_s) > MAX_SKEW_S + self._settings.tick_s and not member.is_skew_told:
+        if abs(skew_s) > MAX_SKEW_S and not member.is_skew_told:
             member.is_skew_told = True
             assert member.info is not None
             detail = (
@@ -331,6 +336,6 @@ class Fleet:
 
 def _cause(why: str) -> str:
     """A few words for a metric."""
-    if why.startswith(SILENT):
+    if why.startswith((SILENT, STALLED)):
         return "silent"
     return "memory" if "OutOfMemory" in why or "out of memory" in why else "process"

@@ -120,5 +120,7 @@ def _write_once(uri: str, data: bytes) -> None:
         files, path = fsspec.core.url_to_fs(uri)
         if not files.exists(path):
             write_file(uri, data)
-    except OSError as error:
+    except StorageError:
+        raise
+    except Exception as error:  # of the file system, whose client has errors of its own
         raise StorageError(f"{uri}: rows cannot be written: {error}") from error

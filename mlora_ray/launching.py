@@ -68,7 +68,7 @@ class Launcher:
         host_type = self._types[action.host_type]
         name = f"{host_type.name}-{self._db.next_host_number()}"
         settings = host_settings(self._settings, name, host_type, self._bases[action.base])
-        self._db.add_host(settings, f"{self._settings.name}-{name}", self._clock.now_s())
+        self._db.add_host(settings, settings.actor_name, self._clock.now_s())
         self._metrics.count("mlora_host_launches", host_type=host_type.name)
         line = self._transport.launch(settings)
         self._members[name] = Member(settings, host_type, line, self._clock.elapsed_s())

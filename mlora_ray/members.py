@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import uuid
+from dataclasses import dataclass, field
 
 from mlora_ray.ledger import Host
 from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.status import HostStatus
 from mlora_ray.store.records import HostRecord
-from mlora_ray.transport import Line
+from mlora_ray.transport import HOST_PREFIX, Line
 from mlora_ray.types import BaseSpec, HostInfo, HostReport, HostSettings, HostType, HostView
 
 MAX_LOSSES = 3  # of hosts of a base in a row, without one committed bundle between them: then launching waits
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 5.0, 300.0
 LEAK_S = 60.0  # over the memory limit for so long: it leaks
+TREND_WINDOW_S, TREND_WINDOWS = 600.0, 6  # an hour of nothing but rises
+LEAST_RISE = 0.005  # of the memory in use, from one window to the next
 
 
 @dataclass(slots=True)
@@ -29,6 +33,7 @@ class Member:
     drains: str = ""  # adopted: why it was draining
     asked_s: float | None = None  # of the tick that is not answered yet
     leaks_since_s: float | None = None
+    memory: MemoryTrend = field(default_factory=lambda: MemoryTrend())
     is_skew_told: bool = False
 
     @property
@@ -36,7 +41,10 @@ class Member:
         return self.settings.base.id
 
     def leaks(self, report: HostReport, share: float, now_s: float) -> bool:
-        """Whether it has used more than `share` of its memory limit for a minute."""
+        """Whether it has used more than `share` of its memory limit for a minute, or is on its way there for hours."""
+        self.memory.add(now_s, report.memory_bytes)
+        if 0 < report.memory_limit_bytes * share < self.memory.projected_bytes():
+            return True
         if not 0 < report.memory_limit_bytes * share < report.memory_bytes:
             self.leaks_since_s = None
             return False
@@ -83,6 +91,7 @@ class Member:
             memory_bytes=report.memory_bytes,
             memory_limit_bytes=report.memory_limit_bytes,
             alive_s=now_s - self.since_s,
+            stalled_s=report.stalled_s,
             detail=report.warning if host else self.stage() + (f"; the one before it: {trouble}" if trouble else ""),
         )
 
@@ -127,6 +136,32 @@ class Troubles:
         return tuple(f"no host of {base} for another {left_s:.0f} s: {self._why[base]}" for base, left_s in waits)
 
 
+class MemoryTrend:
+    """The least memory of each of the last windows. What a job or a row takes for a while is no trend: it goes again.
+
+    A leak raises every window's least; `TREND_WINDOWS` rises in a row are one, and it is thought to go on for as many
+    windows more.
+    """
+
+    def __init__(self) -> None:
+        self._least: list[tuple[int, int]] = []  # (number of the window, least bytes), the newest last
+
+    def add(self, now_s: float, used_bytes: int) -> None:
+        window = int(now_s // TREND_WINDOW_S)
+        if self._least and self._least[-1][0] == window:
+            self._least[-1] = (window, min(used_bytes, self._least[-1][1]))
+        else:
+            self._least = [*self._least[-TREND_WINDOWS:], (window, used_bytes)]
+
+    def projected_bytes(self) -> float:
+        """0 where there is no trend. The window that is not over yet does not count."""
+        done = [least for _, least in self._least[:-1]]
+        if len(done) < TREND_WINDOWS:
+            return 0.0
+        rises = [later - earlier for earlier, later in itertools.pairwise(done)]
+        return done[-1] + sum(rises) if min(rises) > LEAST_RISE * done[0] else 0.0
+
+
 def host_settings(ours: ServiceSettings, name: str, host_type: HostType, base: BaseSpec) -> HostSettings:
     """What a new host is started with."""
     return HostSettings(
@@ -147,6 +182,7 @@ def host_settings(ours: ServiceSettings, name: str, host_type: HostType, base: B
         max_uncommitted_steps=ours.max_uncommitted_steps,
         probe_uri=ours.probe_uri,
         service=ours.name,
+        actor_name=f"{HOST_PREFIX}{ours.name}/{name}/{uuid.uuid4().hex[:8]}",
     )
 
 

@@ -119,6 +119,7 @@ class Placement:
             self._db.add_jobs(new, now_s)
         if known:
             self._db.refresh_specs(known)
+        self._take_back([self.jobs[s.name] for s in known])
         stopped = [s.name for s in known if self._has_stopped(self.jobs[s.name])]
         if stopped:
             self._db.queue(stopped, now_s)
@@ -130,10 +131,19 @@ class Placement:
         return job.record.state in (JobState.PAUSED, JobState.FAILED)
 
     def queue(self, names: Sequence[str]) -> list[str]:
-        """Let paused and failed jobs go on from their last bundle. Answers which."""
+        """Let paused and failed jobs, and those about to be paused, go on from their last bundle. Answers which."""
+        returning = self._take_back(self.jobs.named(names))
         queued = self._db.queue([j.name for j in self.jobs.named(names) if self._has_stopped(j)], self._clock.now_s())
         self._load(queued, {n: self.jobs[n].state_bytes for n in queued})
-        return queued
+        return [*returning, *queued]
+
+    @staticmethod
+    def _take_back(jobs: Sequence[Job]) -> list[str]:
+        """Whoever is being saved for a pause goes back into the queue instead. Answers which."""
+        leaving = [j for j in jobs if j.leaves_for is JobState.PAUSED]
+        for job in leaving:
+            job.leaves_for = JobState.QUEUED
+        return [j.name for j in leaving]
 
     def pause(self, names: Sequence[str]) -> list[str]:
         """Stop these jobs at their next step boundary, saved; those on no host at once. Answers which."""
@@ -228,8 +238,9 @@ class Placement:
 
     @staticmethod
     def _can_go_on(job: Job, host: Host) -> bool:
+        spec = job.record.spec
         is_same = job.record.numerics in ("", host.info.numerics)
-        return is_same and host.info.base == job.record.spec.base.id
+        return is_same and host.info.base == spec.base.id and spec.device_type in ("", host.info.device_type)
 
     def _start_moves(self, wanted: Iterable[tuple[Job, str]]) -> list[Move]:
         moves: dict[str, tuple[Job, str, int, str, bool]] = {}

@@ -23,6 +23,7 @@ class ServiceSettings:
     is_logging_decisions: bool = True
     tick_s: float = 1.0
     host_timeout_s: float = 10.0  # a host that is silent for so long is fenced off and replaced
+    stall_timeout_s: float = 1800.0  # one that answers, but whose training stands still for so long, too; 0: never
     host_max_steps: int = 0  # a host is recycled after so many optimizer steps; 0: never
     memory_recycle_share: float = 0.97  # of its memory limit, passed for a minute: recycled; 0: never
     save_attempts: int = 0  # see HostSettings

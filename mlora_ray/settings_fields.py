@@ -96,11 +96,12 @@ class ServiceFields(_Fields):
     name: Name = "mlora"
     storage: Text = ""
     database: Annotated[str, BeforeValidator(_database)] = ""
-    policy: Text = "fifo"
+    policy: Text = "rebalance"
     profile: Annotated[str, BeforeValidator(_profile)] = "custom"
     is_logging_decisions: Switch = True
     tick_s: Annotated[Number, Field(ge=0.05, le=60)] = 1.0
     host_timeout_s: Seconds = 10.0
+    stall_timeout_s: Delay = 1800.0
     host_max_steps: Count = 0
     memory_recycle_share: Annotated[Number, Field(gt=0, le=1)] = 0.97
     save_attempts: Count = 0

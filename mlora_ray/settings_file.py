@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.field_reader import FieldReader
@@ -19,6 +20,7 @@ from mlora_ray.yaml_lines import Document, Value, dotted, read_yaml
 STORAGE_VARIABLE = "MLORA_STORAGE"
 DATABASE_VARIABLE = "MLORA_DATABASE"
 GIVEN = "command line"
+MIN_TICKS = 3  # in `host_timeout_s`
 
 
 def read_settings(path: str, environment: Mapping[str, str] | None = None, **overrides: Value) -> ServiceSettings:
@@ -61,7 +63,8 @@ class _SettingsReader:
         autoscale = self._autoscale(held.pop("profile", "custom"), self._fields.validated(ScaleFields, scale, ()))
         storage = self._storage(held.pop("storage", ""), environment)
         database = self._database(held.pop("database", ""), storage, environment)
-        self._check_policy(held.get("policy", "fifo"))
+        self._check_policy(held.get("policy", ServiceSettings().policy))
+        self._check_times(held)
         return ServiceSettings(
             **held,
             storage=storage,
@@ -162,6 +165,14 @@ class _SettingsReader:
 
         if "://" not in url or url.partition("://")[0] not in DRIVERS:
             self._fields.add(("database",), "database", shown(url), ALLOWED)
+
+    def _check_times(self, held: dict[str, Any]) -> None:
+        """A host that answers one tick late must not be fenced off for it."""
+        tick_s = held.get("tick_s", ServiceSettings().tick_s)
+        timeout_s = held.get("host_timeout_s", ServiceSettings().host_timeout_s)
+        if timeout_s < MIN_TICKS * tick_s:
+            allowed = f"at least {MIN_TICKS} times tick_s, which is {tick_s:g}"
+            self._fields.add(("host_timeout_s",), "host_timeout_s", f"{timeout_s:g}", allowed)
 
     def _check_policy(self, name: str) -> None:
         try:

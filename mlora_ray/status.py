@@ -82,4 +82,5 @@ class HostStatus:
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
     alive_s: float = 0.0
+    stalled_s: float = 0.0  # since its training thread last came round
     detail: str = ""  # why it waits, drains or is gone

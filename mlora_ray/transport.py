@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from mlora_ray.errors import MloraError
 from mlora_ray.types import Assignment, CrossLosses, CrossRequest, HostInfo, HostReport, HostSettings, HostUsage, Tick
 
+HOST_PREFIX = "host:"  # of the actor names of hosts; no service is named so
+
 
 class HostGone(MloraError):
     """A host died, hangs or raised."""

@@ -72,9 +72,10 @@ def open_types(host_types: Sequence[HostType]) -> tuple[str, ...]:
     return gpus or tuple(t.name for t in host_types)
 
 
-def why_no_host(device_type: str, base: str, host_types: Sequence[HostType]) -> str:
+def why_no_host(device_type: str, base: str, host_types: Sequence[HostType], settings: AutoscaleSettings) -> str:
     """Why no host type will ever take such a job; empty where one does."""
-    usable = [t for t in host_types if t.max_hosts > 0]
+    most = settings.max_cost_per_hour
+    usable = [t for t in host_types if t.max_hosts > 0 and (most <= 0 or t.price_per_hour <= most + CLOSE)]
     if not usable:
         return f"no host type may have a host, so {base} cannot be held: host_types, max_hosts above 0"
     if device_type and all(t.device != device_type for t in usable):

@@ -66,7 +66,7 @@ class FakeHost:
         self.settings = settings
         self.is_dead = self.is_loading = self.is_hung = self.is_homeless = False
         self.memory_bytes = 0
-        self.clock_s = 0.0
+        self.clock_s = self.stalled_s = 0.0
         self.base_sha256 = "b" * 64
         self.numerics = "n"
         self.node_id = f"node-of-{settings.id}"
@@ -236,6 +236,7 @@ class FakeHost:
             memory_bytes=self.memory_bytes,
             memory_limit_bytes=1000,
             now_s=self.clock_s,
+            stalled_s=self.stalled_s,
         )
 
 
@@ -273,7 +274,7 @@ class FakeTransport:
         return host
 
     def adopt(self, actor_name: str) -> FakeHost:
-        found = [h for h in self.launched if f"{h.settings.service}-{h.settings.id}" == actor_name]
+        found = [h for h in self.launched if h.settings.actor_name == actor_name]
         if not found:
             raise HostGone("no such actor")
         return found[0]

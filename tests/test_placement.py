@@ -219,6 +219,21 @@ def test_a_silent_host_is_fenced_and_what_it_says_later_counts_for_nothing(servi
     service.check_integrity()
 
 
+def test_a_host_that_answers_and_does_not_train_is_fenced(service: Service) -> None:
+    service.submit(specs(2, steps=20))
+    service.tick(4)
+    stuck = service.launched[0]
+    stuck.stalled_s = service.settings.stall_timeout_s
+    service.tick(2)
+    assert not stuck.stopped
+    stuck.stalled_s += 1.0
+    service.run()
+    assert stuck.stopped
+    assert "no step ended for 1801 s" in next(e.detail for e in service.database.events() if e.kind == "host_lost")
+    assert set(service.states().values()) == {JobState.SUCCEEDED}
+    service.check_integrity()
+
+
 def test_a_placement_that_is_restarted_takes_its_hosts_over(service: Service) -> None:
     service.submit(specs(4, steps=30))
     service.tick(5)
@@ -460,6 +475,18 @@ def test_a_leaving_node_is_emptied_and_asked_for_no_more(service: Service) -> No
     service.check_integrity()
 
 
+def test_a_drain_brings_nobody_to_a_device_it_did_not_ask_for(tmp_path: Path, clock: VirtualClock) -> None:
+    types = (HostType(name="gpu", device="cuda", num_gpus=1.0), HostType(name="cpu"))
+    service = Service(tmp_path, clock, host_types=types)
+    service.submit([dataclasses.replace(make_spec("a", steps=30), device_type="cuda")])
+    service.tick(4)
+    assert service.job("a").record.host == "gpu-0"
+    service.control.drain("gpu-0")
+    for _ in range(20):
+        service.tick()
+        assert not service.job("a").record.host.startswith("cpu")
+
+
 def test_the_last_host_that_drains_saves_and_queues(tmp_path: Path, clock: VirtualClock) -> None:
     service = Service(tmp_path, clock, num_hosts=1, host_max_steps=30)
     service.submit(specs(3, steps=30, save_steps=0))
@@ -488,7 +515,7 @@ def test_a_leaking_host_is_recycled(service: Service) -> None:
     assert not service.launched[0].stopped
     service.tick(40)
     assert service.launched[0].stopped
-    assert "recycled: 990 of 1000 bytes" in next(e.detail for e in service.database.events() if e.kind == "host_drains")
+    assert "recycled: its memory grows, 990 of 1000 bytes" in next(e.detail for e in service.database.events() if e.kind == "host_drains")
     service.run()
     service.check_integrity()
 
@@ -509,6 +536,21 @@ def test_pause_saves_and_resume_goes_on(service: Service) -> None:
     assert service.control.resume(["job-1"]) == ()
     service.control.resume(["job-2"])
     service.run()
+    service.check_integrity()
+
+
+@pytest.mark.parametrize("how", ["resume", "submit"])
+def test_a_job_that_is_asked_back_while_it_is_saved_for_a_pause_goes_on(service: Service, how: str) -> None:
+    service.submit(specs(2, steps=20))
+    service.tick(5)
+    service.control.pause(["job-0"])
+    if how == "resume":
+        assert service.control.resume(["job-0"]) == ("job-0",)
+    else:
+        service.submit(specs(2, steps=20))
+    assert service.placement.fence_paused() == []
+    service.run()
+    assert set(service.states().values()) == {JobState.SUCCEEDED}
     service.check_integrity()
 
 
@@ -561,7 +603,7 @@ def test_unknown_names_are_told_all_at_once(service: Service) -> None:
 
 def test_a_device_that_no_host_type_has_is_told_at_submit(service: Service) -> None:
     job = dataclasses.replace(make_spec("job-0"), device_type="cuda")
-    with pytest.raises(InputError, match=r"jobs\.job-0\.device_type: 'cuda' .*: cpu"):
+    with pytest.raises(InputError, match=r"jobs\.job-0\.device_type: 'cuda' .*there are: h \(cpu\)"):
         service.submit([job])
 
 

@@ -192,6 +192,14 @@ def test_a_bound_in_money_must_pay_for_one_host(tmp_path: Path) -> None:
     assert read(tmp_path, text.replace("hour: 2", "hour: 3")).autoscale.max_cost_per_hour == 3.0
 
 
+def test_a_host_may_answer_a_tick_late(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "tick_s: 5\nhost_timeout_s: 14\n")
+    assert [(m.line, m.field, m.allowed) for m in found] == [
+        (2, "host_timeout_s", "at least 3 times tick_s, which is 5")
+    ]
+    assert read(tmp_path, "tick_s: 5\nhost_timeout_s: 15\n").host_timeout_s == 15
+
+
 def test_all_mistakes_come_at_once_in_their_order(tmp_path: Path) -> None:
     text = "profile: fast\nname: x\nname: y\nhost_types:\n  - name: a\n    price_per_hour: -1\nspot_share: 2\n"
     assert [m.line for m in mistakes(tmp_path, text)] == [1, 3, 6, 7]

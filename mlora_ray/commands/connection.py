@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from mlora_ray.commands.edge import mistake
 from mlora_ray.commands.service import Service
 from mlora_ray.errors import InputError, MloraError
+from mlora_ray.transport import HOST_PREFIX
 
 REACH_TIMEOUT_S = 5.0  # to open a connection; a cluster that is there answers in milliseconds
-HOST_NAME_PARTS = 3  # <service>-<host type>-<number>
 # Read when ray is imported. Its own patience with an address where no cluster is: two minutes.
 RAY_PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
 
@@ -62,17 +62,13 @@ def find_service(name: str) -> Service:
 
 
 def service_names() -> list[str]:
-    """Names of the placement actors; hosts are named after theirs, `<service>-<host type>-<number>`."""
+    """Names of the placement actors."""
     from ray.util import list_named_actors
 
     from mlora_ray.actors.options import NAMESPACE
 
-    names = sorted(a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE)
-    return [name for name in names if not any(_is_host_of(name, other) for other in names)]
-
-
-def _is_host_of(name: str, service: str) -> bool:
-    return name.startswith(f"{service}-") and name.rpartition("-")[2].isdigit()
+    named = [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
+    return sorted(name for name in named if not name.startswith(HOST_PREFIX))
 
 
 def _check_listens(address: str) -> None:

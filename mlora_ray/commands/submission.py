@@ -126,7 +126,7 @@ def _check_seen_by_both(settings: ServiceSettings) -> None:
     try:
         files, path = fsspec.core.url_to_fs(settings.probe_uri)
         is_seen = files.exists(path)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # of the file system, whose client has errors of its own
         raise mistake("storage", settings.storage, f"what this process can read: {error}") from error
     if not is_seen:
         allowed = "a storage that this process and the cluster share: the service's files there are not to be seen here"

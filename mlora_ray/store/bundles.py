@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,10 @@ def read_bundle(uri: str) -> tuple[Arrays, dict[str, Any]]:
 
 def delete_bundle(uri: str) -> None:
     """Remove a bundle; one that is not there is fine. Raises StorageError."""
-    try:
+    with _storage(uri, "removed"):
         filesystem, path = fsspec.core.url_to_fs(uri)
         if filesystem.exists(path):
             filesystem.rm_file(path)
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be removed: {error}") from error
 
 
 def bundle_uri(root: str, job: str, step: int, epoch: int) -> str:
@@ -78,33 +77,41 @@ def bundle_uri(root: str, job: str, step: int, epoch: int) -> str:
 
 
 def list_bundles(root: str, job: str) -> list[str]:
-    """Every file in a job's bundle folder, committed or not, temporary ones too."""
-    filesystem, path = fsspec.core.url_to_fs(f"{root}/{job}")
-    if not filesystem.isdir(path):
-        return []
-    names = (entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
-    return sorted(f"{root}/{job}/{name}" for name in names)
+    """Every file in a job's bundle folder, committed or not, temporary ones too. Raises StorageError."""
+    folder = f"{root}/{job}"
+    with _storage(folder, "listed"):
+        filesystem, path = fsspec.core.url_to_fs(folder)
+        if not filesystem.isdir(path):
+            return []
+        names = (entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
+        return sorted(f"{folder}/{name}" for name in names)
 
 
 def write_file(uri: str, data: bytes) -> None:
     """Write a whole file or none. Raises StorageError."""
-    try:
+    with _storage(uri, "written"):
         filesystem, path = fsspec.core.url_to_fs(uri)
         if "file" in filesystem.protocol:
             _replace_local(Path(path), data)
         else:
             filesystem.pipe_file(path, data)
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be written: {error.strerror or error}") from error
 
 
 def read_file(uri: str) -> bytes:
     """Raises StorageError."""
-    try:
+    with _storage(uri, "read"):
         filesystem, path = fsspec.core.url_to_fs(uri)
         return bytes(filesystem.cat_file(path))
-    except OSError as error:
-        raise StorageError(f"{uri}: cannot be read: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _storage(uri: str, done: str) -> Iterator[None]:
+    """Whatever a file system raises is storage's: those of buckets raise their clients' own errors, not OSError."""
+    try:
+        yield
+    except Exception as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise StorageError(f"{uri}: cannot be {done}: {why}") from error
 
 
 def _replace_local(path: Path, data: bytes) -> None:

@@ -13,10 +13,14 @@ from mlora_ray.types import HostSettings, JobSpec, JobState
 
 
 class DatabaseError(MloraError):
-    """The control database cannot be read or written (full disk, no connection, newer version)."""
+    """The control database cannot be read or written (full disk, no connection)."""
 
 
-class DatabaseInUse(DatabaseError):
+class DatabaseRefused(DatabaseError):
+    """It can be read, but is not for this service; waiting changes nothing."""
+
+
+class DatabaseInUse(DatabaseRefused):
     """Another service is at work on this database."""
 
 

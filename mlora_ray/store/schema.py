@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlora_ray.store.connections import said, shown
-from mlora_ray.store.records import DatabaseError
+from mlora_ray.store.records import DatabaseError, DatabaseRefused
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -65,7 +65,7 @@ def _upgrade(connection: Connection, url: str) -> None:
     if found == HEAD:
         return  # another process did it meanwhile
     if found not in (_EMPTY, *REVISIONS):
-        raise DatabaseError(
+        raise DatabaseRefused(
             f"control database {shown(url)} is from a newer version: its tables have revision {found}, "
             f"this program knows up to {HEAD}: use a newer mlora-ray"
         )

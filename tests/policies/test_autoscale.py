@@ -228,12 +228,16 @@ def test_the_budget_in_money_picks_what_it_can_pay() -> None:
 
 
 def test_why_no_host() -> None:
-    assert why_no_host("", "b1", (STEADY,)) == why_no_host("cuda", "b1", (STEADY, GPU)) == ""
-    assert why_no_host("cuda", "b1", (STEADY, SPOT)) == (
+    free = AutoscaleSettings()
+    assert why_no_host("", "b1", (STEADY,), free) == why_no_host("cuda", "b1", (STEADY, GPU), free) == ""
+    assert why_no_host("cuda", "b1", (STEADY, SPOT), free) == (
         "no host type has device cuda for b1; there are: steady (cpu), spot (cpu)"
     )
-    assert "no host type has device cuda" in why_no_host("cuda", "b1", only(STEADY, GPU, gpu=0))
-    assert "no host type may have a host" in why_no_host("", "b1", only(STEADY, steady=0))
+    assert "no host type has device cuda" in why_no_host("cuda", "b1", only(STEADY, GPU, gpu=0), free)
+    assert "no host type may have a host" in why_no_host("", "b1", only(STEADY, steady=0), free)
+    poor = AutoscaleSettings(max_cost_per_hour=GPU.price_per_hour - 0.5)
+    assert "no host type has device cuda" in why_no_host("cuda", "b1", (STEADY, GPU), poor)
+    assert why_no_host("cuda", "b1", (STEADY, GPU), AutoscaleSettings(max_cost_per_hour=GPU.price_per_hour)) == ""
 
 
 # -- down

@@ -6,11 +6,14 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,6 +83,34 @@ def test_a_write_that_fails_keeps_the_file_of_before_and_leaves_no_other(tmp_pat
     assert "File too large" in done.stderr
     assert read_bundle(str(path))[1] == {"first": True}
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+class Bucket(MemoryFileSystem):
+    """A bucket that cannot be reached, whose client raises errors of its own."""
+
+    protocol = "away"
+
+    class Unreachable(Exception):
+        pass
+
+    def _away(self, *args: object, **kwargs: object) -> NoReturn:
+        raise Bucket.Unreachable("no endpoint")
+
+    cat_file = pipe_file = exists = isdir = rm_file = _away
+
+
+def test_a_clients_own_error_is_a_storage_error() -> None:
+    fsspec.register_implementation("away", Bucket, clobber=True)
+    calls: list[Callable[[], object]] = [
+        lambda: write_bundle("away://b/one", ARRAYS, {}),
+        lambda: read_bundle("away://b/one"),
+        lambda: delete_bundle("away://b/one"),
+        lambda: list_bundles("away://b", "job"),
+        lambda: read_bundle("none-such://b/one"),
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match=r"://b.* cannot be .*(no endpoint|none-such)"):
+            call()
 
 
 def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
