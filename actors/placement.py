@@ -16,7 +16,7 @@ from mlora_ray.clock import SystemClock
 from mlora_ray.control import Control
 from mlora_ray.errors import MloraError, StorageError
 from mlora_ray.metrics import Metrics
-from mlora_ray.run_facts import RunResult, SubmitRequest
+from mlora_ray.run_facts import RunResult, Situation, SubmitRequest
 from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.status import HostStatus, RunStatus
 from mlora_ray.store.records import DatabaseError, DatabaseRefused, Event, JobRecord
@@ -60,6 +60,9 @@ class PlacementActor:
 
     def result(self, names: Names = ()) -> RunResult:
         return self._do(lambda control: control.result(names))
+
+    def situation(self) -> Situation:
+        return self._do(lambda control: control.situation())
 
     def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:
         return self._do(lambda control: control.hosts(is_gone_included))

@@ -81,6 +81,7 @@ def _job_spec(job: JobEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> Jo
         total_steps=cursor.total_steps(job.train, train_rows.num_rows),
         tenant=job.tenant,
         priority=job.priority,
+        deadline_at_s=job.deadline_at_s,
         device_type=job.device_type,
     )
 

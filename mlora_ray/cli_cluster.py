@@ -28,7 +28,7 @@ AUTO, DEFAULT_SERVICE = "auto", "mlora"
 
 def add_commands(app: typer.Typer) -> None:
     """In the order of a job's life."""
-    for command in (submit, status, logs, pause, resume, cancel, export, hosts, drain, events, stop):
+    for command in (submit, status, explain, logs, pause, resume, cancel, export, hosts, drain, events, stop):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -64,6 +64,22 @@ def status(
         from mlora_ray.commands.jobs import show_status
 
         raise typer.Exit(show_status(jobs or [], address, service, watch, as_json, console(False)))
+
+
+def explain(
+    job: JobArgument,
+    profile: Annotated[
+        list[str] | None, typer.Option("--profile", help="Step times where hosts have shown none: a name or a file.")
+    ] = None,
+    address: AddressOption = AUTO,
+    service: ServiceOption = DEFAULT_SERVICE,
+    as_json: JsonOption = False,
+) -> None:
+    """Why a job waits or runs where it does, and when it is expected to start and to end."""
+    with said_plainly(as_json):
+        from mlora_ray.commands.explain import explain as run
+
+        raise typer.Exit(run(job, profile or [], address, service, as_json, console(False)))
 
 
 def logs(

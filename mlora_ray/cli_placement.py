@@ -12,7 +12,8 @@ PANEL = "Placement"
 
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as one JSON object on standard output.")]
 ProfilesOption = Annotated[
-    list[str] | None, typer.Option("--profile", help="Step times: a name that ships, or a file. Several: several bases.")
+    list[str] | None,
+    typer.Option("--profile", help="Step times: a name that ships, or a file. Several: several bases."),
 ]
 
 
@@ -24,10 +25,13 @@ def add_commands(app: typer.Typer) -> None:
 
 def simulate(
     trace: Annotated[
-        str, typer.Argument(metavar="TRACE", help="synthetic:philly, or philly:FILE, helios:FILE, acme:FILE, jsonl:FILE.")
+        str,
+        typer.Argument(metavar="TRACE", help="synthetic:philly, or philly:FILE, helios:FILE, acme:FILE, jsonl:FILE."),
     ] = "synthetic:philly",
     policies: Annotated[str, typer.Option(help="Names or module:Class, with commas between. Default: all.")] = "",
-    load: Annotated[str, typer.Option(help="Work offered over what the hosts do alone; 0: the trace as it is.")] = "0.9",
+    load: Annotated[
+        str, typer.Option(help="Work offered over what the hosts do alone; 0: the trace as it is.")
+    ] = "0.9",
     regime: Annotated[str, typer.Option(help="Mean tokens of an adapter's step.")] = "700",
     hosts: Annotated[int, typer.Option(help="Devices.")] = 16,
     windows: Annotated[int, typer.Option(help="Windows of two weeks, drawn at random.")] = 3,

@@ -39,13 +39,16 @@ class Commits:
         self._unwritten: set[str] = set()  # jobs whose metrics file lacks committed steps, or has too many
         self.num_commits = 0  # since the start: a sign of life
 
-    def bundles(self, reports: Sequence[BundleReport], host: str) -> None:
-        """Commit bundles and their steps. Raises DatabaseError; then none of them is to be acknowledged."""
+    def bundles(self, reports: Sequence[tuple[BundleReport, str]]) -> None:
+        """Commit bundles and their steps, each with its host, in one transaction.
+
+        Raises DatabaseError; then none of them is to be acknowledged.
+        """
         if not reports:
             return
         superfluous: list[str] = []
-        outcomes = self._db.commit_bundles(reports, self._clock.now_s(), host)
-        for report, outcome in zip(reports, outcomes, strict=True):
+        outcomes = self._db.commit_bundles(reports, self._clock.now_s())
+        for (report, host), outcome in zip(reports, outcomes, strict=True):
             self._metrics.count("mlora_bundle_commits", outcome=str(outcome))
             job = self._jobs[report.job]
             if outcome is Commit.GAP:

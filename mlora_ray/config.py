@@ -34,6 +34,7 @@ class JobEntry:
     eval_path: str | None = None
     tenant: str = "default"
     priority: int = 0
+    deadline_at_s: float | None = None  # seconds since the Unix epoch
     device_type: str = ""  # cpu | cuda; empty: any
     field_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)  # the job's and defaults'
 
@@ -125,6 +126,7 @@ class _JobFileReader:
             eval_path=paths[1],
             tenant=held.get("tenant", "default"),
             priority=held.get("priority", 0),
+            deadline_at_s=held.get("deadline"),
             device_type=held.get("device_type", ""),
             field_lines=self._lines(defaults, ("defaults",)) | self._lines(value, at),
         )

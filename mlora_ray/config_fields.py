@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from typing import Annotated, Literal
@@ -116,6 +117,19 @@ def described(value: object) -> str:
     )
 
 
+def _moment(value: object) -> object:
+    """A time with its offset from UTC, in seconds since the Unix epoch."""
+    try:
+        moment = datetime.datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise ValueError(f"a time such as 2030-01-31T18:00:00+01:00, not {described(value)}")
+    if moment.tzinfo is None:
+        raise ValueError(f"a time with its offset from UTC, such as {moment.isoformat()}+00:00")
+    return moment.timestamp()
+
+
 def _number(value: object) -> object:
     """Numbers only: no bool, no string, no NaN or infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -184,6 +198,7 @@ class JobFields(_Fields):
     completion_only_loss: Switch = True
     tenant: Text = "default"
     priority: Annotated[int, Field(strict=True, ge=-MOST, le=MOST)] = 0
+    deadline: Annotated[float, BeforeValidator(_moment)] = 0.0  # seconds since the Unix epoch
     device_type: Literal["cpu", "cuda"] = "cpu"  # a job that does not say goes on any
 
 

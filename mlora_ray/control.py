@@ -13,7 +13,7 @@ from mlora_ray.metrics import Metrics
 from mlora_ray.placement import Placement
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.demand import why_no_host
-from mlora_ray.run_facts import RunResult, SubmitRequest
+from mlora_ray.run_facts import RunResult, Situation, SubmitRequest
 from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.status import HostStatus, JobStatus, RunStatus
 from mlora_ray.store.bundles import write_file
@@ -188,6 +188,11 @@ class Control:
             usage=self.fleet.usage(),
             hosts=tuple(self.fleet.infos.values()),
         )
+
+    def situation(self) -> Situation:
+        """What the policy sees now."""
+        view, state = self.fleet.view(), self.placement.policy_state
+        return Situation(view=view, policy=self.settings.policy, policy_state=state)
 
     def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:
         return tuple(self.fleet.statuses(is_gone_included))

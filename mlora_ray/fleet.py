@@ -71,7 +71,7 @@ class Fleet:
         self._requeue_stranded()
         self._note_leaving()
         began_s = self._clock.elapsed_s()
-        view = self._placement.view(self._launcher.pending())
+        view = self.view()
         self._scale(view)
         moves = self._placement.decide(view)
         self.decision_s = self._clock.elapsed_s() - began_s
@@ -171,6 +171,7 @@ class Fleet:
 
     def _hear(self) -> None:
         self.clock_skew_s = 0.0
+        heard: list[tuple[str, HostReport]] = []
         for name, member in self._joined().items():
             if member.asked_s is None:
                 continue
@@ -182,11 +183,13 @@ class Fleet:
             if report is not None:
                 self._check_clock(member, report, self._silent_s(member.asked_s))
                 member.asked_s = None
-                self._placement.absorb(name, report)
-                if 0 < self._settings.stall_timeout_s < report.stalled_s:
-                    self._lose(name, f"{STALLED} for {report.stalled_s:.0f} s, though it answers")
+                heard.append((name, report))
             elif self._silent_s(member.asked_s) > self._settings.host_timeout_s:
                 self._lose(name, f"{SILENT} for {self._settings.host_timeout_s:g} s")
+        self._placement.absorb(heard)
+        for name, report in heard:
+            if 0 < self._settings.stall_timeout_s < report.stalled_s:
+                self._lose(name, f"{STALLED} for {report.stalled_s:.0f} s, though it answers")
 
     def _check_clock(self, member: Member, report: HostReport, took_s: float) -> None:
         """It answered at some time in the `took_s` seconds until now; only what lies outside them is skew."""
@@ -255,6 +258,10 @@ class Fleet:
             self.error = why
 
     # -- for others
+
+    def view(self) -> ClusterView:
+        """What the policies see now."""
+        return self._placement.view(self._launcher.pending())
 
     @property
     def warnings(self) -> tuple[str, ...]:

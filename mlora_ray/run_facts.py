@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlora_ray.store.records import JobRecord
-from mlora_ray.types import HostInfo, HostUsage, JobSpec
+from mlora_ray.types import ClusterView, HostInfo, HostUsage, JobSpec, PolicyState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,15 @@ class SubmitRequest:
     state_bytes: tuple[tuple[str, int], ...] = ()  # (job, bytes of its adapter and optimizer)
     command: str = ""
     job_file: str = ""  # for messages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What the policy sees now, and which policy it is."""
+
+    view: ClusterView
+    policy: str
+    policy_state: PolicyState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,11 @@ class Tail:
         slowest = heapq.nlargest(at + 1, itertools.chain(self._ended, projected_s.values()))
         self.limit_s = max(slowest[-1], 1.0) if slowest else math.inf
 
+    @property
+    def has_hundredth(self) -> bool:
+        """Of fewer jobs the slowest hundredth is the slowest job."""
+        return int(SHARE * self._count) >= 1
+
     def pressure(self, name: str) -> float:
         """Its projected completion time as a share of the limit."""
         return self._projected[name] / self.limit_s

@@ -4,7 +4,8 @@
 
 `move_s` counts only for who waits. `slowdown` is the projected one: age plus what is left, over the time alone. Past
 `promised_slowdown`, or when its deadline would otherwise be missed, an adapter weighs as much as one with `urgent_s`
-to go.
+to go. So does, with `guard_s`, one that would be among the slowest hundredth if it waited on: a tenth of the hosts is kept
+for those of them with least to go.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class WorthSettings:
     max_slowdown: float = 4.0  # of a member of a group, alone over grouped
     tight_slowdown: float = 1.1  # of one that may end among the slowest hundredth
     tight_share: float = 0.5  # of the slowest hundredth's time: from there on the tight bound holds
-    guard_share: float = 0.7  # of the slowest hundredth's time: from there to all of it an adapter is guarded
-    guard_s: float = 0.0  # the guarded weigh as if they had so much to go; 0: nobody is guarded
+    guard_share: float = 0.7  # of the slowest hundredth's time: from there to all of it an adapter is in danger
+    guard_hosts: float = 0.1  # of the hosts: those in danger with least to go are guarded, on so many
+    guard_s: float = 300.0  # the guarded weigh as if they had so much to go; 0: nobody is guarded
     tenant_power: float = 0.0  # 0: tenants do not matter
     tenant_shares: tuple[tuple[str, float], ...] = ()  # who is not named has 1
 
@@ -52,6 +54,7 @@ class Worth:
             for name, adapter in board.adapters.items()
         }
         self.tail = Tail(state, board.view, projected)
+        self._guarded = self._in_danger(board, projected) if settings.guard_s else frozenset[str]()
         factors = _tenant_factors(board, settings) if settings.tenant_power else {}
         self.weight = {name: self._weigh(a, projected[name], factors) for name, a in board.adapters.items()}
 
@@ -62,6 +65,20 @@ class Worth:
         is_tight = self.tail.pressure(name) >= held.tight_share
         bound = held.tight_slowdown if is_tight else held.max_slowdown
         return Member(adapter, self.weight[name] * alone_s, self.weight[name], bound * alone_s)
+
+    def _in_danger(self, board: Board, projected: Mapping[str, float]) -> frozenset[str]:
+        """Who would be among the slowest hundredth if it waited on. Who is past it already cannot be saved."""
+        if not self.tail.has_hundredth:
+            return frozenset()
+        held, limit_s = self._settings, self.tail.limit_s
+        found = [name for name, seconds in projected.items() if held.guard_share <= seconds / limit_s <= 1.0]
+        room, guarded = held.guard_hosts * len(board.hosts), []
+        for name in sorted(found, key=lambda name: (self.left_s[name], name)):
+            if room <= 0:
+                break
+            room -= max(1, board.adapters[name].width)
+            guarded.append(name)
+        return frozenset(guarded)
 
     def _tokens_s(self, adapter: AdapterView) -> float:
         if adapter.solo_tokens_s:
@@ -92,7 +109,7 @@ class Worth:
             is_late = is_late or 0 <= slack_s < held.deadline_margin * alone_s
         if is_late:
             weight = max(weight, 1.0 / held.urgent_s)
-        if held.guard_s and held.guard_share <= projected_s / self.tail.limit_s <= 1.0:
+        if adapter.id in self._guarded:
             weight = max(weight, 1.0 / held.guard_s)
         if factors:
             weight *= factors[adapter.tenant]

@@ -358,6 +358,16 @@ def test_a_wrong_type_is_shown_with_its_type(tmp_path: Path) -> None:
     assert odd.field == "jobs[0].rank_pattern"
 
 
+def test_a_deadline_is_a_moment_wherever_it_is_read(tmp_path: Path) -> None:
+    zulu = load(tmp_path, one_job(deadline="2030-01-31T17:00:00Z")).jobs[0]
+    here = load(tmp_path, one_job(deadline="2030-01-31T18:00:00+01:00")).jobs[0]
+    assert zulu.deadline_at_s == here.deadline_at_s == 1896109200.0
+    assert load(tmp_path, one_job()).jobs[0].deadline_at_s is None
+    assert "2030-01-31T17:00:00+00:00" in the_mistake(tmp_path, deadline="2030-01-31T17:00:00").allowed
+    assert "not the string 'soon'" in the_mistake(tmp_path, deadline="soon").allowed
+    assert "not the number 7" in the_mistake(tmp_path, deadline="7").allowed
+
+
 def test_a_job_says_what_device_it_needs(tmp_path: Path) -> None:
     text = "base: tiny-llama\ndefaults: {device_type: cuda}\njobs:\n"
     text += "  - {name: a, train: rows.jsonl}\n  - {name: b, train: rows.jsonl, device_type: cpu}\n"

@@ -14,7 +14,11 @@ from sqlalchemy.orm import Session
 from mlora_ray.clock import VirtualClock
 from mlora_ray.decisions import read_decisions
 from mlora_ray.errors import InputError
+from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.fifo import Fifo
+from mlora_ray.policies.learning import added, row_stats
+from mlora_ray.policies.step_time import StepTimeModel, StepTimes
+from mlora_ray.step_learning import StepLearner
 from mlora_ray.store.bundles import read_bundle
 from mlora_ray.store.records import DatabaseError
 from mlora_ray.types import Action, ClusterView, HostType, JobState, Migrate, Pause, Place, PolicyState
@@ -170,6 +174,77 @@ def test_views_are_plain_and_complete(service: Service) -> None:
     assert {h.id: h.group for h in view.hosts} == {"h-0": ("job-0",), "h-1": ()}
 
 
+def run_rows(host: FakeHost, num_rows: int, factor: float = 1.0) -> None:
+    """Rows of 700 to 1,300 tokens: 50 ms and 1 ms a token, 10 ms an adapter."""
+    for at in range(num_rows):
+        tokens, steps = 700 + 100 * (at % 7), 1 + at % 4
+        seconds = factor * (0.05 + 1e-3 * tokens + 0.01 * steps)
+        host.rows = added(host.rows, row_stats(tokens, steps, 8 * tokens, seconds))
+
+
+def test_step_times_are_learned_from_what_hosts_report_and_a_slow_host_shows(service: Service) -> None:
+    service.submit(specs(2, steps=200))
+    service.tick(2)
+    assert service.placement.view().step_times == ()
+    for _ in range(8):
+        for host in service.launched:
+            run_rows(host, 10)
+        service.tick()
+    (learned,) = service.placement.view().step_times
+    assert (learned.base, learned.device_type, learned.token_budget) == (BASE.id, "cpu", 1536)
+    assert learned.start_s + 1000 * learned.token_s + 2 * learned.adapter_s == pytest.approx(1.07, rel=0.02)
+    assert [h.step_time_drift for h in service.control.hosts()] == pytest.approx([1.0, 1.0], abs=0.02)
+    run_rows(service.launched[1], 200, factor=1.5)
+    service.tick()
+    assert [h.step_time_drift for h in service.control.hosts()] == pytest.approx([1.0, 1.4], abs=0.1)
+    service.restart()
+    service.tick(2)
+    (again,) = service.placement.view().step_times
+    assert again.num_rows == 360, "hosts tell their sums since they started"
+
+
+def test_decisions_of_a_policy_that_knows_step_times_replay(tmp_path: Path, clock: VirtualClock) -> None:
+    service = Service(tmp_path, clock, policy="ours")
+    service.submit(specs(6, steps=12))
+    service.tick(2)
+    while not service.placement.is_done():
+        for host in service.launched:
+            run_rows(host, 20)
+        service.tick()
+        if len(service.states()) < 12:
+            service.submit(specs(12, steps=12)[len(service.states()) :][:1])
+    decisions = read_decisions(service.settings.decisions_uri)
+    assert any(view.step_times for view, _, _ in decisions)
+    assert sum(len(actions) for _, _, actions in decisions) >= 12
+    for view, state, actions in decisions:
+        assert load_policy("ours").decide(view, state)[0] == actions
+
+
+def test_profiles_are_what_hosts_are_compared_with(service: Service) -> None:
+    profile = StepTimeModel(
+        id="half", base=BASE.id, device_type="cpu", layer_points=((100.0, 0.05), (1000.0, 0.5)), token_budget=4096
+    )
+    service.submit(specs(1))
+    service.tick(2)
+    learner, host = StepLearner(StepTimes([profile])), service.placement.hosts["h-0"]
+    run_rows(service.launched[0], 40)
+    learner.take(host, dataclasses.replace(host.report, rows=service.launched[0].rows))
+    assert host.timing.drift == pytest.approx(2.1, abs=0.1)
+    assert learner.known()[0].drift == host.timing.drift
+
+
+def test_a_change_of_the_size_of_rows_is_an_event_and_shows(service: Service) -> None:
+    service.submit(specs(2, steps=20))
+    service.tick(3)
+    assert "row_size" not in service.kinds()
+    service.launched[0].row_tokens, service.launched[0].row_why = 768, "in rows of 1,536 a token takes 9% more"
+    service.tick(2)
+    events = [e for e in service.database.events() if e.kind == "row_size"]
+    assert [(e.host, e.detail) for e in events] == [("h-0", "768 tokens: in rows of 1,536 a token takes 9% more")]
+    shown = {h.id: (h.row_tokens, h.row_why) for h in service.control.hosts()}
+    assert shown == {"h-0": (768, "in rows of 1,536 a token takes 9% more"), "h-1": (1536, "what memory allows")}
+
+
 def test_a_policy_that_raises_or_cheats_is_overruled(scripted: Service) -> None:
     scripted.submit(specs(1))
     scripted.tick(3)
@@ -213,7 +288,7 @@ def test_a_silent_host_is_fenced_and_what_it_says_later_counts_for_nothing(servi
     assert late is not None
     assert late.bundles
     before = [(r.step, r.epoch) for r in service.database.jobs()]
-    service.placement.absorb("h-0", late)
+    service.placement.absorb([("h-0", late)])
     assert [(r.step, r.epoch) for r in service.database.jobs()] == before
     service.run()
     service.check_integrity()
@@ -515,7 +590,9 @@ def test_a_leaking_host_is_recycled(service: Service) -> None:
     assert not service.launched[0].stopped
     service.tick(40)
     assert service.launched[0].stopped
-    assert "recycled: its memory grows, 990 of 1000 bytes" in next(e.detail for e in service.database.events() if e.kind == "host_drains")
+    assert "recycled: its memory grows, 990 of 1000 bytes" in next(
+        e.detail for e in service.database.events() if e.kind == "host_drains"
+    )
     service.run()
     service.check_integrity()
 

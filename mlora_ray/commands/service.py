@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlora_ray.errors import MloraError
 
 if TYPE_CHECKING:
-    from mlora_ray.run_facts import RunResult, SubmitRequest
+    from mlora_ray.run_facts import RunResult, Situation, SubmitRequest
     from mlora_ray.service_settings import ServiceSettings
     from mlora_ray.status import HostStatus, RunStatus
     from mlora_ray.store.records import Event, JobRecord
@@ -48,6 +48,9 @@ class Service:
 
     def records(self, names: Sequence[str] = ()) -> tuple[JobRecord, ...]:
         return self._ask("records", tuple(names))
+
+    def situation(self) -> Situation:
+        return self._ask("situation")
 
     def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:
         return self._ask("hosts", is_gone_included)

@@ -61,6 +61,19 @@ class Simulation:
         for job in jobs:
             self.push(job.submit_s, ARRIVE, job)
 
+    def start_at(self, now_s: float, begun: Iterable[tuple[Adapter, Sequence[str]]]) -> None:
+        """Begin in the middle of things: these adapters are here, each on its hosts or waiting."""
+        self.now_s = self.began_s = now_s
+        for host in self.hosts.values():
+            host.at_s = host.launched_s = now_s
+        for adapter, hosts in begun:
+            self.active[adapter.job.id] = adapter
+            adapter.at_s = adapter.since_s = adapter.free_at_s = now_s
+            if hosts:
+                self._join(adapter, tuple(hosts), now_s)
+        self._woken_s = now_s
+        self.push(now_s, WAKE, None)
+
     def run(self) -> Outcome:
         """Until every job is done. Raises SimulationError."""
         while self._events and (self.active or self.num_to_come):

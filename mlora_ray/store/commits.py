@@ -2,63 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from mlora_ray.store.jobs import owned
+from mlora_ray.store.jobs import open_steps, owned
 from mlora_ray.store.records import Commit
 from mlora_ray.store.rows import num_changed, step_values
 from mlora_ray.store.tables import BundleRow, EventRow, JobRow, StepRow, Table
 from mlora_ray.types import BundleReport, FailureReport, JobState, StepReport
 
 
-def commit_bundles(session: Session, reports: Sequence[BundleReport], at_s: float, host: str) -> list[Commit]:
-    """In order. Plain inserts, each table once: a service of 2,000 jobs commits 40 bundles a second."""
-    rows: dict[type[Table], list[dict[str, Any]]] = {StepRow: [], BundleRow: [], EventRow: []}
-    outcomes = [_commit(session, report, at_s, host, rows) for report in reports]
-    for table, values in rows.items():
-        if values:
-            session.connection().execute(insert(table), values)
+def commit_bundles(session: Session, reports: Sequence[tuple[BundleReport, str]], at_s: float) -> list[Commit]:
+    """(report, host) in order. Read once, and each table written once: 2,000 jobs commit 40 bundles a second."""
+    batch = _Batch(session, [report.job for report, _ in reports], at_s)
+    outcomes = [batch.take(report, host) for report, host in reports]
+    batch.write()
     return outcomes
 
 
-def _commit(
-    session: Session, report: BundleReport, at_s: float, host: str, rows: Mapping[type[Table], list[dict[str, Any]]]
-) -> Commit:
-    """Move the job on; what is to be inserted is added to `rows`."""
-    query = select(JobRow.step).where(*owned(report.job, report.epoch)).with_for_update()
-    step = session.scalars(query).first()
-    if step is None or report.step < step or (report.step == step and not report.is_final):
-        return Commit.STALE
-    new = [s for s in report.steps if s.step > step]
-    if [s.step for s in new] != list(range(step + 1, report.step + 1)):
-        return Commit.GAP
-    _move_on(session, report, new)
-    key = {"job": report.job, "step": report.step, "epoch": report.epoch}
-    if not new:  # a final bundle of a step that has one
-        session.execute(delete(BundleRow).filter_by(**key))
-        rows[BundleRow][:] = [row for row in rows[BundleRow] if not key.items() <= row.items()]
-    facts = {"uri": report.bundle_uri, "sha256": report.sha256, "is_final": report.is_final, "is_kept": True}
-    kind = "succeeded" if report.is_final else "saved"
-    event = {"at_s": at_s, "kind": kind, "job": report.job, "host": host, "epoch": report.epoch}
-    rows[StepRow] += [step_values(step, report.epoch) for step in new]
-    rows[BundleRow].append({**key, **facts})
-    rows[EventRow].append({**event, "detail": f"step={report.step}"})
-    return Commit.COMMITTED
+class _Batch:
+    """Bundles of one transaction: the jobs as they will be, and the rows that are to be written."""
 
+    def __init__(self, session: Session, names: Sequence[str], at_s: float) -> None:
+        self._session, self._at_s = session, at_s
+        self._open = open_steps(session, names)
+        self._moves: list[dict[str, Any]] = []
+        self._ends: list[dict[str, Any]] = []
+        self._rows: dict[type[Table], list[dict[str, Any]]] = {StepRow: [], BundleRow: [], EventRow: []}
 
-def _move_on(session: Session, report: BundleReport, new: Sequence[StepReport]) -> None:
-    values: dict[str, Any] = {"step": report.step, "bundle_uri": report.bundle_uri}
-    values["num_tokens"] = JobRow.num_tokens + sum(s.num_tokens for s in new)
-    if report.is_final:
-        values |= {"state": JobState.SUCCEEDED.value, "weights_sha256": report.weights_sha256}
-    session.execute(
-        update(JobRow).where(*owned(report.job, report.epoch)).values(**values),
-        execution_options={"synchronize_session": False},
-    )
+    def take(self, report: BundleReport, host: str) -> Commit:
+        epoch, step = self._open.get(report.job, (-1, 0))
+        if epoch != report.epoch or report.step < step or (report.step == step and not report.is_final):
+            return Commit.STALE
+        new = [s for s in report.steps if s.step > step]
+        if [s.step for s in new] != list(range(step + 1, report.step + 1)):
+            return Commit.GAP
+        self._move_on(report, new)
+        key = {"job": report.job, "step": report.step, "epoch": report.epoch}
+        bundles = self._rows[BundleRow]
+        if not new:  # a final bundle of a step that has one
+            self._session.execute(delete(BundleRow).filter_by(**key))
+            bundles[:] = [row for row in bundles if not key.items() <= row.items()]
+        bundles.append(
+            {**key, "uri": report.bundle_uri, "sha256": report.sha256, "is_final": report.is_final, "is_kept": True}
+        )
+        kind = "succeeded" if report.is_final else "saved"
+        event = {"at_s": self._at_s, "kind": kind, "job": report.job, "host": host, "epoch": report.epoch}
+        self._rows[StepRow] += [step_values(step, report.epoch) for step in new]
+        self._rows[EventRow].append({**event, "detail": f"step={report.step}"})
+        return Commit.COMMITTED
+
+    def _move_on(self, report: BundleReport, new: Sequence[StepReport]) -> None:
+        self._open[report.job] = (report.epoch, report.step)
+        tokens = sum(s.num_tokens for s in new)
+        move = {"of": report.job, "to": report.step, "at": report.bundle_uri, "more": tokens}
+        self._moves.append(move)
+        if report.is_final:
+            del self._open[report.job]
+            self._ends.append({"of": report.job, "hash": report.weights_sha256})
+
+    def write(self) -> None:
+        """Moves before ends: an end is a job's last word."""
+        connection = self._session.connection()
+        mine = update(JobRow).where(JobRow.name == bindparam("of"))
+        if self._moves:
+            tokens = JobRow.num_tokens + bindparam("more")
+            values = {"step": bindparam("to"), "bundle_uri": bindparam("at"), "num_tokens": tokens}
+            connection.execute(mine.values(values), self._moves)
+        if self._ends:
+            values = {"state": JobState.SUCCEEDED.value, "weights_sha256": bindparam("hash")}
+            connection.execute(mine.values(values), self._ends)
+        for table, rows in self._rows.items():
+            if rows:
+                connection.execute(insert(table), rows)
 
 
 def commit_failure(session: Session, report: FailureReport, at_s: float, host: str) -> bool:

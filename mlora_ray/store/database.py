@@ -207,12 +207,12 @@ class ControlDatabase:
         Steps that are there already are left out: a state that has moved brings them again. Nothing changes unless
         the answer is COMMITTED.
         """
-        return self.commit_bundles([report], at_s, host)[0]
+        return self.commit_bundles([(report, host)], at_s)[0]
 
-    def commit_bundles(self, reports: Sequence[BundleReport], at_s: float, host: str = "") -> list[Commit]:
-        """`commit_bundle` of each, in one transaction."""
+    def commit_bundles(self, reports: Sequence[tuple[BundleReport, str]], at_s: float) -> list[Commit]:
+        """`commit_bundle` of each (report, host), in one transaction."""
         with self._writing() as session:
-            return commits.commit_bundles(session, reports, at_s, host)
+            return commits.commit_bundles(session, reports, at_s)
 
     def commit_failure(self, report: FailureReport, at_s: float, host: str = "") -> bool:
         """Mark a job FAILED, if `report.epoch` still owns it."""

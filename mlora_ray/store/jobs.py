@@ -48,7 +48,7 @@ def owned(name: str, epoch: int) -> tuple[ColumnElement[bool], ...]:
 def change_hands(session: Session, changes: Iterable[Ownership], at_s: float, kind: str) -> list[str]:
     """In order. Read once and written once: a lost host's jobs, or thousands of new ones, change hands together."""
     changes = list(changes)
-    epochs = _open_epochs(session, [c.job for c in changes])
+    epochs = {name: epoch for name, (epoch, _) in open_steps(session, [c.job for c in changes]).items()}
     changed: list[str] = []
     rows, events = [], []
     for name, epoch, state, host in changes:
@@ -64,13 +64,17 @@ def change_hands(session: Session, changes: Iterable[Ownership], at_s: float, ki
     return changed
 
 
-def _open_epochs(session: Session, names: Sequence[str]) -> dict[str, int]:
-    """Epochs of those that are not at an end, locked until the transaction ends."""
-    found: dict[str, int] = {}
+def open_steps(session: Session, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """(epoch, step) of those that are not at an end, locked until the transaction ends."""
+    found: dict[str, tuple[int, int]] = {}
     for start in range(0, len(names), NAMES_AT_ONCE):
         some = JobRow.name.in_(names[start : start + NAMES_AT_ONCE])
-        query = select(JobRow.name, JobRow.epoch).where(some, JobRow.state.not_in(FINAL_STATES)).with_for_update()
-        found.update((row.name, row.epoch) for row in session.execute(query))
+        query = (
+            select(JobRow.name, JobRow.epoch, JobRow.step)
+            .where(some, JobRow.state.not_in(FINAL_STATES))
+            .with_for_update()
+        )
+        found.update((row.name, (row.epoch, row.step)) for row in session.execute(query))
     return found
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +248,10 @@ def test_jobs_that_run_are_paused_moved_exported_and_cancelled(cluster: Cluster,
     assert mlora_json(cluster, "resume", first)["changed"] == [first]
 
     (host,) = {job["host"] for job in mlora_json(cluster, "status", others[0])["jobs"]}
+    told = mlora_json(cluster, "explain", others[0])
+    assert (told["state"], told["host"]) == ("TRAINING", host)
+    assert told["why"][0].startswith(f"{others[0]} trains on {host}")
+    assert told["expected_finish_s"] > time.time()
     assert mlora_json(cluster, "drain", host)["draining"] == [host]
 
     def is_elsewhere() -> bool:

@@ -246,9 +246,19 @@ def test_the_guard_holds_from_its_share_up_to_the_limit_and_not_past_it() -> Non
     second = adapter("limit", left_s=49_000, base="c")
     long, short = adapter("long", left_s=39_000), adapter("short", left_s=5_000, submitted_s=999.0)
     seen = view(hosts(1), *others, first, second, long, short)
-    assert decide(OURS, seen) == {"short": ("h0",)}
-    assert decide(ours(guard_s=3600.0, guard_share=0.7), seen) == {"long": ("h0",)}
+    assert decide(ours(guard_s=0.0), seen) == {"short": ("h0",)}
+    assert decide(OURS, seen) == decide(ours(guard_s=3600.0), seen) == {"long": ("h0",)}
     assert decide(ours(guard_s=3600.0, guard_share=0.9), seen) == {"short": ("h0",)}
     past = dataclasses.replace(first, id="past", base="b")
     again = view(hosts(1), *others, second, past, dataclasses.replace(short, submitted_at_s=998.0))
     assert decide(ours(guard_s=3600.0), again) == {"short": ("h0",)}
+
+
+def test_a_tenth_of_the_hosts_is_for_those_in_danger_with_least_to_go() -> None:
+    others = [adapter(f"o{at}", left_s=1.0, submitted_s=999.0, base="c") for at in range(95)]
+    slow = [adapter("slowest", left_s=59_000, base="c"), adapter("limit", left_s=49_000, base="c")]
+    danger = [adapter("more", left_s=39_500), adapter("less", left_s=39_000)]
+    short = adapter("short", left_s=5_000, submitted_s=999.0)
+    assert decide(OURS, view(hosts(1), *others, *slow, *danger, short)) == {"less": ("h0",)}
+    few = view(hosts(1), *others[:50], *slow, *danger, short)
+    assert decide(OURS, few) == {"short": ("h0",)}, "of a few jobs the slowest is no tail"

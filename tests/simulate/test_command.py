@@ -17,6 +17,7 @@ from mlora_ray.policies.contract import load_policy
 from mlora_ray.simulate.replay import replay
 from mlora_ray.types import AdapterView, ClusterView, HostView, JobState, PolicyState
 
+
 def invoke(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, list(arguments))
     return result.exit_code, result.stdout, result.stderr

@@ -43,7 +43,7 @@ WRITES: dict[str, Callable[[ControlDatabase], object]] = {
     "pause": lambda d: d.pause(["a"], 1.0),
     "cancel": lambda d: d.cancel(["a"], 1.0),
     "commit_bundle": lambda d: d.commit_bundle(REPORT, 1.0),
-    "commit_bundles": lambda d: d.commit_bundles([REPORT], 1.0),
+    "commit_bundles": lambda d: d.commit_bundles([(REPORT, "h-0")], 1.0),
     "commit_failure": lambda d: d.commit_failure(FailureReport(job="a", epoch=0, step=0, error="e"), 1.0),
     "forget_bundles": lambda d: d.forget_bundles(["bundles/b"]),
     "roll_back": lambda d: d.roll_back("b", 0, "", 1.0, "why"),
