@@ -22,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from mlora_ray.benchmarks import measure, workloads
+from mlora_ray import measure
+from mlora_ray.benchmarks import workloads
 from mlora_ray.benchmarks.fake_nodes import FakeNodes, NodeType
 
 NUM_JOBS = 40

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlora_ray.benchmarks import measure
+from mlora_ray import measure
 from mlora_ray.benchmarks.workloads import BenchJob, read_workload, work_of
 
 GEMM_ROWS = 1024

@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mlora_ray.benchmarks import measure, workloads
+from mlora_ray import measure
+from mlora_ray.benchmarks import workloads
 from mlora_ray.benchmarks.peft import Bench
 from mlora_ray.types import LoraSpec, TrainSpec
 from mlora_ray.units import show_bytes

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from mlora_ray.benchmarks import measure, workloads
+from mlora_ray import measure
+from mlora_ray.benchmarks import workloads
 from mlora_ray.units import show_bytes, show_seconds
 
 NUM_JOBS = 500

@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from mlora_ray.benchmarks import measure, workloads
+from mlora_ray import measure
+from mlora_ray.benchmarks import workloads
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.units import show_bytes
 

@@ -7,14 +7,16 @@ what is there: each policy's mean and p99 completion time against `tlora` (the b
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlora_ray.policies.step_time import StepTimes
+from mlora_ray.policies.step_time import StepTimeModel, StepTimes
 from mlora_ray.profiles import read_profile
+from mlora_ray.simulate.command import read_lengths
 from mlora_ray.simulate.metrics import geometric_mean
 from mlora_ray.simulate.sweep import ALL_POLICIES, Run, SweepSettings, as_lines, expand, from_line, run_sweep, table
 from mlora_ray.simulate.traces import DAY_S, filter_rows, read_trace
@@ -61,6 +63,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size-sigma", type=float, default=0.0)
     parser.add_argument("--unknown-sizes", action="store_true")
     parser.add_argument("--profile", default="h100-llama-3.1-8b")
+    parser.add_argument("--set-b", action="store_true", help="four bases by Zipf, ranks 8 to 64")
+    parser.add_argument("--lengths", default="", help="of rows, for --set-b: a CSV as Azure publishes them")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--table", action="store_true", help="run nothing")
     return parser.parse_args()
@@ -68,12 +72,14 @@ def _options() -> argparse.Namespace:
 
 def _run(options: argparse.Namespace, out: Path, held: Sequence[dict[str, Any]]) -> None:
     until = time.monotonic() + 60 * options.minutes
-    model = read_profile(options.profile)
+    models = _set_b() if options.set_b else [read_profile(options.profile)]
     rows = filter_rows(read_trace(options.trace), max_s=options.days * DAY_S).rows
     workload = WorkloadSettings(
         num_jobs=options.jobs,
         num_hosts=options.hosts,
-        bases=(model.base,),
+        bases=tuple(model.base for model in models),
+        is_set_b=options.set_b,
+        lengths=read_lengths(options.lengths) if options.lengths else (),
         size_sigma=options.size_sigma,
         is_size_known=not options.unknown_sizes,
     )
@@ -87,11 +93,17 @@ def _run(options: argparse.Namespace, out: Path, held: Sequence[dict[str, Any]])
     )
     done = {(line["policy"], line["load"], line["regime"], line["seed"]) for line in held}
     with out.open("a") as file:
-        for run in run_sweep(rows, settings, StepTimes([model]), lambda *key: key in done):
+        for run in run_sweep(rows, settings, StepTimes(models), lambda *key: key in done):
             file.write(json.dumps(as_lines(run)) + "\n")
             file.flush()
             if time.monotonic() > until:
                 break
+
+
+def _set_b() -> list[StepTimeModel]:
+    """Three bases that have profiles, and a second one of the first's size."""
+    models = [read_profile(name) for name in SET_B_PROFILES]
+    return [models[0], dataclasses.replace(models[0], base="another-8b"), *models[1:]]
 
 
 def compare(rows: Sequence[dict[str, Any]]) -> list[str]:

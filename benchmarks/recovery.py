@@ -28,8 +28,8 @@ from typing import Any
 
 import yaml
 
-from mlora_ray import cluster
-from mlora_ray.benchmarks import measure, workloads
+from mlora_ray import cluster, measure
+from mlora_ray.benchmarks import workloads
 from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.types import AutoscaleSettings, HostType, JobSpec
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlora_ray.benchmarks import measure, workloads
+from mlora_ray import measure
+from mlora_ray.benchmarks import workloads
 from mlora_ray.benchmarks.fake_hosts import FakeTransport, make_specs
 from mlora_ray.clock import SystemClock
 from mlora_ray.control import Control

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlora_ray import cluster
-from mlora_ray.benchmarks import measure
+from mlora_ray import cluster, measure
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.step_time import StepTimeModel, StepTimes
 from mlora_ray.service_settings import ServiceSettings
@@ -157,10 +156,6 @@ class _Live:
         ]
         self._probe_s = PROBE_STEPS * model.step_s(probe.step_tokens, 1, probe.step_tokens * probe.lora_rank)
         self._specs = {job.id: _spec(folder, job, base) for job in jobs}
-        profile = folder / "profile.json"
-        from mlora_ray.profiles import write_profile
-
-        write_profile(model, str(profile))
         self._settings = ServiceSettings(
             name=f"truth-{policy.replace('.', '-')}",
             storage=str(folder / "storage"),
@@ -169,6 +164,7 @@ class _Live:
             host_types=(HostType(name="cpu", max_hosts=num_hosts, memory_limit_bytes=4 << 30),),
             autoscale=AutoscaleSettings(min_hosts=num_hosts, max_hosts=num_hosts),
             page_root=str(folder / "pages"),
+            base_profiles=(model,),
             tick_s=TICK_S,
         )
 

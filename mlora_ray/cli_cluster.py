@@ -68,9 +68,6 @@ def status(
 
 def explain(
     job: JobArgument,
-    profile: Annotated[
-        list[str] | None, typer.Option("--profile", help="Step times where hosts have shown none: a name or a file.")
-    ] = None,
     address: AddressOption = AUTO,
     service: ServiceOption = DEFAULT_SERVICE,
     as_json: JsonOption = False,
@@ -79,7 +76,7 @@ def explain(
     with said_plainly(as_json):
         from mlora_ray.commands.explain import explain as run
 
-        raise typer.Exit(run(job, profile or [], address, service, as_json, console(False)))
+        raise typer.Exit(run(job, address, service, as_json, console(False)))
 
 
 def logs(

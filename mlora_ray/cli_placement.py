@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mlora_ray.cli_profile import profile
 from mlora_ray.commands.edge import command_line, said_plainly
 
 PANEL = "Placement"
@@ -19,7 +20,7 @@ ProfilesOption = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """In the order in which they are used."""
-    for command in (simulate, replay):
+    for command in (simulate, replay, profile):
         app.command(rich_help_panel=PANEL)(command)
 
 
@@ -75,7 +76,7 @@ def simulate(
 
 def replay(
     log: Annotated[str, typer.Argument(metavar="LOG", help="decisions.jsonl of a run or a service.")],
-    policy: Annotated[str, typer.Option(help="The log's own: must answer the same. Another: what if.")],
+    policy: Annotated[str, typer.Option(help="Another than the log's own, which must answer the same: what if.")] = "",
     profile: ProfilesOption = None,
     as_json: JsonOption = False,
 ) -> None:

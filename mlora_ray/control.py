@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from mlora_ray.clock import Clock
 from mlora_ray.errors import InputError, Mistake, StorageError
@@ -39,7 +39,8 @@ class Control:
         self._db = ControlDatabase(settings.database_url)
         self._db.take_lease(holder, max(MIN_PATIENCE_S, 8 * settings.tick_s))
         write_file(settings.probe_uri, b"every host reads this file before it starts\n")
-        self.placement = Placement(self._db, load_policy(settings.policy), settings, clock, metrics)
+        policy = load_policy(settings.policy, settings.step_times)
+        self.placement = Placement(self._db, policy, settings, clock, metrics)
         self.fleet = Fleet(transport, self._db, self.placement, settings, clock, metrics)
         self.fleet.adopt()
         self._started_s = clock.elapsed_s()
@@ -117,11 +118,19 @@ class Control:
         differing = spec_differences(here, given, request.job_file, where)
         if found := [*(m for m in mistakes if m), *differing]:
             raise InputError(found)
+        self._note_unprofiled({s.base.id for s in request.specs})
         host_type = self.settings.host_types[0]
         machine = Machine(host_type.device, host_type.threads)
         base = request.specs[0].base.id if request.specs else ""
         self._db.add_run(command=request.command, base=base, machine=machine, started_at_s=self._clock.now_s())
         self.placement.submit(request.specs, dict(request.state_bytes))
+
+    def _note_unprofiled(self, bases: Set[str]) -> None:
+        """Profiles of other bases say nothing of these: the policy goes by what hosts show."""
+        profiled = {p.base for p in self.settings.base_profiles}
+        for base in sorted(bases - profiled) if profiled else ():
+            detail = f"no profile is of base {base}, they are of {', '.join(sorted(profiled))}"
+            self._db.add_event(Event(at_s=self._clock.now_s(), kind="unprofiled", detail=detail))
 
     def _why_no_host(self, spec: JobSpec, file: str) -> Mistake | None:
         why = why_no_host(spec.device_type, spec.base.id, self.settings.host_types, self.settings.autoscale)

@@ -41,8 +41,8 @@ class DecisionLog:
     megabyte.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path) if path else None
+    def __init__(self, path: str, policy: str = "") -> None:
+        self._path, self._policy = Path(path) if path else None, policy
         self._before: ClusterView | None = None  # of the last line
         self._since_whole = 0
 
@@ -52,11 +52,15 @@ class DecisionLog:
         """A decision to do nothing is not logged: it would be a line a second."""
         if self._path is None or not (actions or refused):
             return
-        line: dict[str, Any] = self._said(view) | {
-            "state": serde.to_plain(state),
-            "actions": [serde.to_plain(a) for a in actions],
-            "refused": [{"action": serde.to_plain(r.action), "why": r.why} for r in refused],
-        }
+        line: dict[str, Any] = (
+            {"policy": self._policy}
+            | self._said(view)
+            | {
+                "state": serde.to_plain(state),
+                "actions": [serde.to_plain(a) for a in actions],
+                "refused": [{"action": serde.to_plain(r.action), "why": r.why} for r in refused],
+            }
+        )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
@@ -94,6 +98,12 @@ def read_decisions(path: str) -> list[tuple[ClusterView, PolicyState, list[Actio
         actions = [serde.from_plain(Action, a) for a in held["actions"]]
         decisions.append((view, serde.from_plain(PolicyState, held["state"]), actions))
     return decisions
+
+
+def logged_policy(path: str) -> str:
+    """The policy that decided last, as it is loaded; empty where the log does not say."""
+    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return str(json.loads(lines[-1]).get("policy", "")) if lines else ""
 
 
 def _changed(before: Sequence[AdapterView], now: Sequence[AdapterView]) -> list[AdapterView]:

@@ -10,27 +10,34 @@ from pathlib import Path
 
 import psutil
 
-from mlora_ray.bases import resolve_base
+from mlora_ray.bases import num_parameters, resolve_base
 from mlora_ray.engine.base import load_base
 from mlora_ray.engine.engine import Engine
+from mlora_ray.engine.memory import detect_limit
 from mlora_ray.errors import InputError, MloraError, StorageError
 from mlora_ray.hosting import Hosting
 from mlora_ray.machine import machine_facts, numerics_of
-from mlora_ray.store.bundles import read_file
+from mlora_ray.store.bundles import delete_bundle, read_file, write_file
 from mlora_ray.types import BaseSpec, HostInfo, HostSettings
 
 
 def start_hosting(settings: HostSettings, node_id: str = "", node_ip: str = "") -> tuple[Hosting, HostInfo]:
     """Raises MloraError naming the node and what it lacks: the storage, the base, the memory."""
     _check_storage(settings, node_ip)
-    base = load_base(_base_here(settings.base, node_ip), settings.device, settings.threads)
-    engine = Engine(
-        base,
-        memory_limit_bytes=settings.memory_limit_bytes,
-        adapter_memory_bytes=settings.adapter_memory_bytes,
-        token_budget=settings.token_budget,
-        page_dir=str(_page_dir(settings)),
-    )
+    spec = _base_here(settings.base, node_ip)
+    _check_memory(spec, settings, node_ip)
+    base = load_base(spec, settings.device, settings.threads)
+    try:
+        engine = Engine(
+            base,
+            memory_limit_bytes=settings.memory_limit_bytes,
+            adapter_memory_bytes=settings.adapter_memory_bytes,
+            token_budget=settings.token_budget,
+            page_dir=str(_page_dir(settings)),
+            memory=settings.memory,
+        )
+    except MloraError as error:
+        raise MloraError(f"node {node_ip or 'this one'}: {error}") from error
     facts, budget = machine_facts(base.device.type), engine.budget
     info = HostInfo(
         id=settings.id,
@@ -57,11 +64,27 @@ def _check_storage(settings: HostSettings, node: str) -> None:
         return
     try:
         read_file(settings.probe_uri)
+        own = f"{settings.bundle_root}/probe-{settings.id}"
+        write_file(own, b"this host may write here\n")
+        delete_bundle(own)
     except StorageError as error:
         raise MloraError(
             f"node {node or 'this one'} cannot reach the storage: {error}; allowed: a directory that every node "
             "mounts at the same path, or a URL that every node may read and write"
         ) from error
+
+
+def _check_memory(base: BaseSpec, settings: HostSettings, node: str) -> None:
+    """Before the weights are loaded: a process that runs out of memory says nothing. The engine plans the rest."""
+    limit = settings.memory_limit_bytes or detect_limit(settings.device)
+    need = num_parameters(base.path) * (4 if base.dtype == "float32" else 2)
+    if need > limit:
+        gib = 1 << 30
+        raise MloraError(
+            f"node {node or 'this one'} has too little memory for base {base.name!r}: its weights are "
+            f"{need / gib:.2f} GiB in {base.dtype}, the limit is {limit / gib:.2f} GiB; allowed: a host type with a "
+            "larger memory_limit, on a node that has it"
+        )
 
 
 def _base_here(base: BaseSpec, node: str) -> BaseSpec:

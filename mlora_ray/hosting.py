@@ -18,6 +18,7 @@ from mlora_ray.clock import Clock, SystemClock
 from mlora_ray.errors import MloraError, StorageError
 from mlora_ray.held import STORAGE_FAILURE, Held, RateMeter
 from mlora_ray.mailbox import Mailbox
+from mlora_ray.row_sizing import RowSizing
 from mlora_ray.saving import Saver
 from mlora_ray.types import (
     Ack,
@@ -62,9 +63,11 @@ class Hosting:
         self._writer = writer or ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="saving")
         self._saver = Saver(engine, settings.bundle_root, self._writer)
         self._rate = RateMeter()
+        self._rows = RowSizing(settings.id, engine, is_set=settings.token_budget > 0)
         self._step_s = 0.0
         self._warning = ""
         self._shown_at_s = -math.inf
+        self._moved_s = self._elapsed_s()  # when the stepping thread last came round
 
     # -- callers, any thread
 
@@ -85,7 +88,9 @@ class Hosting:
 
     def report(self) -> HostReport:
         """Unacknowledged reports and everybody's progress."""
-        return dataclasses.replace(self._mail.answer(self._settings.id, self._base), now_s=self._clock.now_s())
+        stalled_s = max(0.0, self._elapsed_s() - self._moved_s)
+        answer = self._mail.answer(self._settings.id, self._base)
+        return dataclasses.replace(answer, now_s=self._clock.now_s(), stalled_s=stalled_s)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run `cross_evaluate` or `hand_over` between two steps of the stepping thread."""
@@ -111,17 +116,21 @@ class Hosting:
             outcomes = self._engine.step()
             took_s = self._elapsed_s() - began_s
             self._step_s = took_s if not self._step_s else 0.9 * self._step_s + 0.1 * took_s
+            self._rows.take(took_s)
             for outcome in outcomes:
                 self._account(outcome)
             self._save_what_is_due()
         self._show(is_due=bool(not is_busy))
+        self._moved_s = self._elapsed_s()
         return is_busy
 
     def wait(self, timeout_s: float = 0.2) -> None:
         self._mail.wait(timeout_s)
+        self._moved_s = self._elapsed_s()
 
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
         """Every adapter on the first `max_rows` evaluation rows of every job. Raises StorageError."""
+        self._moved_s = math.inf  # its caller waits for as long as it takes
         return intake.cross_evaluate(self._engine, requests, max_rows)
 
     def close(self) -> None:
@@ -165,7 +174,8 @@ class Hosting:
             loaded = intake.load(self._engine, assignment, moved)
             self._engine.admit(spec, loaded.rows, loaded.eval_rows, loaded.state)
         except Exception as error:  # noqa: BLE001 - the tenant's edge: whatever it is, it is this job's alone
-            self._mail.report(_failure(assignment, 0, error))
+            is_crowded = bool(self._held) and intake.is_out_of_memory(error)  # another time, or another host
+            self._mail.report(_failure(assignment, 0, error, is_unread=is_crowded))
             return
         step = loaded.state.step if loaded.state is not None else 0
         held = Held(assignment, loaded.eval_rows, loaded.num_tokens, step, assignment.bundle_uri)
@@ -316,6 +326,7 @@ class Hosting:
             warning=self._warning or self._engine.warning,
             num_steps=self._num_steps,
             num_failed_saves=self._num_failed_saves,
+            **self._rows.facts(),
         )
 
     def _progress(self, held: Held) -> Progress:
@@ -327,8 +338,8 @@ class Hosting:
         log.warning("host=%s %s", self._settings.id, warning)
 
 
-def _failure(assignment: Assignment, step: int, error: Exception | str) -> FailureReport:
-    is_unread = isinstance(error, StorageError)
+def _failure(assignment: Assignment, step: int, error: Exception | str, is_unread: bool = False) -> FailureReport:
+    is_unread = is_unread or isinstance(error, StorageError)
     return FailureReport(
         job=assignment.spec.name, epoch=assignment.epoch, step=step, error=str(error), is_unread=is_unread
     )

@@ -49,6 +49,12 @@ def cross_evaluate(engine: Engine, requests: list[CrossRequest], max_rows: int) 
     return CrossLosses(tuple(losses), tuple(base_loss))
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    from mlora_ray.engine import memory
+
+    return memory.is_out_of_memory(error)
+
+
 def _read(spec: JobSpec, uri: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
     arrays, meta = read_bundle(uri)
     if meta.get("job") != spec.name:

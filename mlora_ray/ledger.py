@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlora_ray.engine.cursor import steps_per_epoch
+from mlora_ray.policies.learning import Timing
 from mlora_ray.status import JobStatus, RunStatus
 from mlora_ray.store.records import JobRecord
 from mlora_ray.types import Ack, AdapterView, HostInfo, HostReport, HostType, HostView, JobSpec, JobState, Progress
@@ -54,6 +55,7 @@ class Host:
     acks: list[Ack] = field(default_factory=list)
     leaves_at_s: float | None = None  # of a draining node
     is_draining: bool = False
+    timing: Timing = field(default_factory=Timing)  # of its rows, against what was predicted
 
     @property
     def state(self) -> str:

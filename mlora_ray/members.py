@@ -92,6 +92,9 @@ class Member:
             memory_limit_bytes=report.memory_limit_bytes,
             alive_s=now_s - self.since_s,
             stalled_s=report.stalled_s,
+            row_tokens=report.row_tokens,
+            row_why=report.row_why,
+            step_time_drift=host.timing.drift if host else 0.0,
             detail=report.warning if host else self.stage() + (f"; the one before it: {trouble}" if trouble else ""),
         )
 
@@ -174,6 +177,7 @@ def host_settings(ours: ServiceSettings, name: str, host_type: HostType, base: B
         memory_limit_bytes=host_type.memory_limit_bytes,
         adapter_memory_bytes=host_type.adapter_memory_bytes,
         token_budget=host_type.token_budget,
+        memory=ours.memory_of(base.id, host_type.device),
         host_type=host_type.name,
         num_cpus=host_type.num_cpus,
         num_gpus=host_type.num_gpus,

@@ -83,6 +83,8 @@ METRICS: dict[str, MetricSpec] = {
         _gauge("mlora_host_memory_bytes", "Memory a host uses", "host", "host_type"),
         _gauge("mlora_host_memory_limit_bytes", "Memory a host may use", "host", "host_type"),
         _gauge("mlora_host_throughput_tokens_per_second", "Tokens a host trains each second", "host", "host_type"),
+        _gauge("mlora_host_row_tokens", "Tokens that a packed row of a host holds at most", "host", "host_type"),
+        _gauge("mlora_host_drift_ratio", "Actual over predicted seconds of a host's rows", "host", "host_type"),
         _gauge("mlora_cost_currency_per_hour", "What the present hosts cost, from the prices in the settings"),
         _gauge("mlora_clock_skew_seconds", "The furthest that a node's clock is from placement's"),
         _gauge("mlora_job_progress_ratio", "Steps of a job's steps, 0 to 1", "job", "tenant"),
@@ -213,6 +215,10 @@ class Metrics:
             yield "mlora_host_memory_bytes", host.memory_bytes, tags
             yield "mlora_host_memory_limit_bytes", host.memory_limit_bytes, tags
             yield "mlora_host_throughput_tokens_per_second", host.tokens_per_s, tags
+            if host.row_tokens:
+                yield "mlora_host_row_tokens", host.row_tokens, tags
+            if host.step_time_drift:
+                yield "mlora_host_drift_ratio", host.step_time_drift, tags
 
     def _of_jobs(self, jobs: Sequence[JobStatus], owners: Mapping[str, str]) -> Iterator[_Detail]:
         for job in islice((job for job in jobs if job.state in IN_TRAINING), MAX_JOBS):

@@ -2,7 +2,7 @@
 
     moves = placement.decide(placement.view()) # one decision of the policy, owners changed in the database
     tick = placement.tick_for(host)          # what this host has to know
-    placement.absorb(host, report)           # commit bundles and failures, keep progress
+    placement.absorb(heard)                  # commit bundles and failures of (host, report), keep progress
     placement.host_lost(host, why)           # its jobs queue again under a new epoch
 
 The database is the truth; what is held here is its mirror and is written through. Whoever changes a job's
@@ -25,6 +25,7 @@ from mlora_ray.owners import Owners
 from mlora_ray.policies.contract import Policy
 from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.status import RunStatus
+from mlora_ray.step_learning import StepLearner
 from mlora_ray.store.database import ControlDatabase
 from mlora_ray.store.records import JobRecord
 from mlora_ray.types import (
@@ -64,13 +65,19 @@ class Placement:
     """One policy over many hosts and jobs. Not thread-safe: one thread at a time calls it."""
 
     def __init__(
-        self, database: ControlDatabase, policy: Policy, settings: ServiceSettings, clock: Clock, metrics: Metrics
+        self,
+        database: ControlDatabase,
+        policy: Policy,
+        settings: ServiceSettings,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._db, self._policy, self._clock, self._metrics = database, policy, clock, metrics
         self._storage = settings.storage
         self._host_types = settings.host_types
-        self._decisions = DecisionLog(settings.decisions_uri)
-        self._policy_state = PolicyState()
+        self._decisions = DecisionLog(settings.decisions_uri, settings.policy)
+        self.policy_state = PolicyState()
+        self._learner = StepLearner(settings.step_times)
         self._started_s = clock.elapsed_s()
         self._leaving: dict[str, tuple[str, int]] = {}  # job -> host and epoch that its state comes from
         self._reasons: dict[str, str] = {}  # job -> why it moves, where it is not the policy
@@ -205,8 +212,8 @@ class Placement:
 
     def decide(self, view: ClusterView) -> list[Move]:
         """Ask the policy, change owners as it says, empty draining hosts; answers the moves to be made."""
-        before = self._policy_state
-        actions, self._policy_state, refused = safe_decide(self._policy, view, before)
+        before = self.policy_state
+        actions, self.policy_state, refused = safe_decide(self._policy, view, before)
         self._decisions.append(view, before, actions, refused)
         for refusal in refused:
             self._owners.event("refused", detail=f"{refusal.action}: {refusal.why}")
@@ -281,15 +288,29 @@ class Placement:
         out_uri = f"{self._storage}/{job.name}"
         return Assignment(spec=record.spec, epoch=record.epoch, bundle_uri=record.bundle_uri, out_uri=out_uri)
 
-    def absorb(self, name: str, report: HostReport) -> None:
-        """Take a host's answer in. Raises DatabaseError; then nothing of what is left is acknowledged."""
-        host = self.hosts.get(name)
-        if host is None:
-            return
+    def absorb(self, heard: Sequence[tuple[str, HostReport]]) -> None:
+        """Take in what hosts answered. Raises DatabaseError; then nothing of what is left is acknowledged.
+
+        One transaction for the bundles of all and one for all who started: with 50 hosts a tick is mostly those.
+        """
+        known = [(name, report) for name, report in heard if name in self.hosts]
+        self.commits.bundles([(bundle, name) for name, report in known for bundle in report.bundles])
+        started: dict[str, list[Job]] = {}
+        for name, report in known:
+            self._absorb(name, report)
+            numerics = self.hosts[name].info.numerics
+            started.setdefault(numerics, []).extend(self._take_progress(name, report.progress))
+        for numerics, jobs in started.items():
+            self._start(jobs, numerics)
+
+    def _absorb(self, name: str, report: HostReport) -> None:
+        host = self.hosts[name]
         num_failed = report.num_failed_saves - host.report.num_failed_saves
         self._metrics.count("mlora_storage_failures", max(0, num_failed), operation="write")
+        self._learner.take(host, report)
+        if report.row_why != host.report.row_why != "":
+            self._owners.event("row_size", host=name, detail=f"{report.row_tokens:,} tokens: {report.row_why}")
         host.report = report
-        self.commits.bundles(report.bundles, name)
         # A state that leaves takes with it the steps that are not acknowledged: these came too late to be committed.
         handled = [b for b in report.bundles if self._leaving.get(b.job) != (name, b.epoch)]
         host.acks += [Ack(b.job, b.epoch, b.step) for b in handled]
@@ -302,9 +323,9 @@ class Placement:
             reason = self._reasons.pop(arrival.job, "policy")
             self._metrics.seconds("mlora_migration_pause_seconds", arrival.pause_s, reason=reason)
             self._metrics.count("mlora_job_migrations", reason=reason)
-        self._take_progress(name, host, report.progress)
 
-    def _take_progress(self, name: str, host: Host, progress: Iterable[Progress]) -> None:
+    def _take_progress(self, name: str, progress: Iterable[Progress]) -> list[Job]:
+        """Answers the jobs that have started there."""
         shown = {(p.job, p.epoch): p for p in progress}
         started = []
         for job in self.jobs.on(name):
@@ -318,11 +339,13 @@ class Placement:
                 self._owners.hand_over([(job, job.leaves_for, "")], "released")
             elif job.is_taken:
                 job.is_taken = False  # a host that lost it is told again
-        if started:
-            self._db.start_jobs([(j.name, j.record.epoch) for j in started], host.info.numerics)
-            for job in started:
-                numerics = job.record.numerics or host.info.numerics
-                self.jobs.change(job, state=JobState.TRAINING, numerics=numerics)
+        return started
+
+    def _start(self, jobs: Sequence[Job], numerics: str) -> None:
+        if jobs:
+            self._db.start_jobs([(j.name, j.record.epoch) for j in jobs], numerics)
+        for job in jobs:
+            self.jobs.change(job, state=JobState.TRAINING, numerics=job.record.numerics or numerics)
 
     def _note_recovery(self, job: Job) -> None:
         """The first step beyond the last bundle of a job whose host was lost."""
@@ -344,6 +367,7 @@ class Placement:
             pending_hosts=pending,
             prices=tuple((t.name, t.price_per_hour) for t in self._host_types),
             host_types=self._host_types,
+            step_times=self._learner.known(),
         )
 
     def is_done(self, names: Sequence[str] = ()) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlora_ray.types import AutoscaleSettings, HostType
+from mlora_ray.policies.step_time import UNKNOWN, StepTimeModel, StepTimes
+from mlora_ray.types import AutoscaleSettings, HostType, MemoryModel
 
 OURS = ".mlora"
 ONE_HOST = AutoscaleSettings(min_hosts=1, max_hosts=1)
@@ -18,6 +19,7 @@ class ServiceSettings:
     storage: str = ""  # directory or fsspec URL that every node reaches
     database_url: str = ""
     policy: str = "rebalance"
+    base_profiles: tuple[StepTimeModel, ...] = ()  # measured: one a base and device
     host_types: tuple[HostType, ...] = (HostType(name="cpu"),)
     autoscale: AutoscaleSettings = ONE_HOST
     is_logging_decisions: bool = True
@@ -30,6 +32,16 @@ class ServiceSettings:
     max_uncommitted_steps: int = 200
     page_root: str = ""  # node-local directory for adapters that wait on disk; empty: the system's temporary one
     ends_on_trouble: bool = False  # `train`'s own cluster: no host can be had, so the run ends and says why
+
+    @property
+    def step_times(self) -> StepTimes:
+        """Of the profiles; a base without one has none until hosts have shown it."""
+        return StepTimes(self.base_profiles, default=UNKNOWN)
+
+    def memory_of(self, base: str, device: str) -> MemoryModel | None:
+        """What was measured of this base's memory on this device."""
+        found = (p.memory for p in self.base_profiles if (p.base, p.device_type) == (base, device))
+        return next(found, None)
 
     @property
     def ours(self) -> str:

@@ -97,6 +97,7 @@ class ServiceFields(_Fields):
     storage: Text = ""
     database: Annotated[str, BeforeValidator(_database)] = ""
     policy: Text = "rebalance"
+    base_profiles: list[Text] = Field(default_factory=list)
     profile: Annotated[str, BeforeValidator(_profile)] = "custom"
     is_logging_decisions: Switch = True
     tick_s: Annotated[Number, Field(ge=0.05, le=60)] = 1.0

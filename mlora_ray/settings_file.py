@@ -12,6 +12,8 @@ from mlora_ray.errors import InputError, Mistake
 from mlora_ray.field_reader import FieldReader
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.profiles import PROFILES
+from mlora_ray.policies.step_time import StepTimeModel
+from mlora_ray.profiles import read_profile
 from mlora_ray.service_settings import OURS, ServiceSettings
 from mlora_ray.settings_fields import SYNONYMS, HostTypeFields, ScaleFields, ServiceFields
 from mlora_ray.types import AutoscaleSettings, HostType
@@ -65,12 +67,14 @@ class _SettingsReader:
         database = self._database(held.pop("database", ""), storage, environment)
         self._check_policy(held.get("policy", ServiceSettings().policy))
         self._check_times(held)
+        profiles = self._profiles(held.pop("base_profiles", []))
         return ServiceSettings(
             **held,
             storage=storage,
             database_url=database,
             host_types=self._host_types(types, autoscale),
             autoscale=autoscale,
+            base_profiles=profiles,
         )
 
     def _autoscale(self, profile: str, numbers: dict) -> AutoscaleSettings:
@@ -113,6 +117,23 @@ class _SettingsReader:
         sizes = {f"{k}_bytes": held.pop(k) for k in ("memory_limit", "adapter_memory") if k in held}
         labels = tuple(sorted(held.pop("labels", {}).items()))
         return HostType(**{**chosen, **held, **sizes, "labels": labels})
+
+    def _profiles(self, names: list[str]) -> tuple[StepTimeModel, ...]:
+        """Profiles of `mlora-ray profile`; a relative path is beside the settings file."""
+        found: dict[tuple[str, str], StepTimeModel] = {}
+        for number, name in enumerate(names):
+            where = ("base_profiles", number)
+            try:
+                profile = read_profile(str(self._path.parent / Path(name).expanduser()))
+            except InputError as error:
+                self._fields.add(where, dotted(where), name, "; ".join(str(m) for m in error.mistakes))
+                continue
+            key = (profile.base, profile.device_type)
+            if key in found or (profile.memory and profile.memory.base != profile.base):
+                allowed = f"one profile a base and device; this one is of {profile.base} on {profile.device_type}"
+                self._fields.add(where, dotted(where), name, allowed)
+            found.setdefault(key, profile)
+        return tuple(found.values())
 
     def _check_names(self, types: tuple[HostType, ...]) -> None:
         names = [one.name for one in types]

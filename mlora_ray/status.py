@@ -83,4 +83,7 @@ class HostStatus:
     memory_limit_bytes: int = 0
     alive_s: float = 0.0
     stalled_s: float = 0.0  # since its training thread last came round
+    row_tokens: int = 0  # tokens of a packed row at most
+    row_why: str = ""
+    step_time_drift: float = 0.0  # actual over predicted seconds of its rows; 0: nothing has predicted them yet
     detail: str = ""  # why it waits, drains or is gone

@@ -161,7 +161,7 @@ class FailureReport:
     epoch: int
     step: int
     error: str
-    is_unread: bool = False  # the host could not read its rows or bundle: it has not begun here
+    is_unread: bool = False  # its rows or bundle could not be read, or found no room: it has not begun here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +176,26 @@ class Progress:
     num_tokens: int
     is_resident: bool
     tokens_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowStats:
+    """Sums over packed rows: what least squares of their seconds on (1, tokens, steps) needs.
+
+    `steps` of a row counts each nano-batch of an adapter's step of k as 1 / k: over a step of a group it is the number
+    of adapters.
+    """
+
+    num_rows: float = 0.0
+    seconds: float = 0.0
+    tokens: float = 0.0  # without padding
+    steps: float = 0.0
+    rank_tokens: float = 0.0  # tokens * lora_rank
+    tokens_tokens: float = 0.0
+    tokens_steps: float = 0.0
+    steps_steps: float = 0.0
+    seconds_tokens: float = 0.0
+    seconds_steps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +217,29 @@ class HostReport:
     num_steps: int = 0  # optimizer steps since the host started
     num_failed_saves: int = 0
     now_s: float = 0.0  # the host's wall clock when it answered: shows skew
+    stalled_s: float = 0.0  # since its training thread last came to the end of a step, a save or a wait
+    row_tokens: int = 0  # tokens of a packed row at most, as chosen
+    row_why: str = ""  # why so many
+    rows: RowStats = RowStats()  # since the host started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryModel:
+    """What `mlora-ray profile` measured of a process that trains on `base`."""
+
+    base: str  # BaseSpec.id
+    fixed_bytes: int  # the process and what a row of any length needs, without the base's weights
+    token_bytes: float  # of a packed token, forward and backward
+    score_bytes: float = 0.0  # of a packed token and each token of its sequence, where attention keeps its scores
+    state_share: float = 1.0  # of the bytes of states and open steps, what the peak grows by
+
+    def peak_bytes(self, base_bytes: int, row_tokens: int, kept_length: int, own_bytes: int) -> int:
+        """Largest resident size with rows of `row_tokens` tokens in sequences of `kept_length`.
+
+        `own_bytes`: states of the resident adapters, and gradients and compute copies of the open steps.
+        """
+        rows = row_tokens * (self.token_bytes + self.score_bytes * kept_length)
+        return int(self.fixed_bytes + base_bytes + rows + self.state_share * own_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +307,20 @@ class AdapterView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedStepTime:
+    """What hosts' rows have shown: a row of T tokens with n steps takes start_s + token_s * T + adapter_s * n."""
+
+    base: str
+    device_type: str
+    start_s: float
+    token_s: float
+    adapter_s: float
+    token_budget: int  # of a row, mean of the hosts
+    drift: float  # actual over predicted seconds when it was learned; 0: nothing had predicted them
+    num_rows: int  # it was learned from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterView:
     """Everything a policy may know. `now_s` is seconds since the Unix epoch, or virtual time."""
 
@@ -274,6 +331,7 @@ class ClusterView:
     prices: tuple[tuple[str, float], ...] = ()  # (host type, currency units per hour)
     host_types: tuple[HostType, ...] = ()
     profile_id: str = ""
+    step_times: tuple[LearnedStepTime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,7 +475,9 @@ class HostSettings:
     max_uncommitted_steps: int = 200
     probe_uri: str = ""  # a file of the storage that the host must be able to read
     service: str = ""
+    actor_name: str = ""  # its own for ever: no host is ever taken for another
     orphan_s: float = 900.0  # without a word from placement for so long, a host ends
+    memory: MemoryModel | None = None  # measured for this base; none: bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

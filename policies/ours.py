@@ -48,7 +48,7 @@ class Ours:
         self._settings = settings or OursSettings()
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
-        search = _Search(view, self._step_times, self._settings, state)
+        search = _Search(view, self._step_times.seen(view.step_times), self._settings, state)
         search.place_waiting()
         search.use_idle_hosts()
         return search.board.actions(), search.worth.tail.state()

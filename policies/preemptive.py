@@ -16,8 +16,8 @@ class _Preemptive:
         self._step_times = step_times or StepTimes()
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
-        board = Board(view)
-        order = sorted(board.adapters.values(), key=self.order)
+        board, step_times = Board(view), self._step_times.seen(view.step_times)
+        order = sorted(board.adapters.values(), key=lambda a: self.order(a, _tokens_s(a, step_times)))
         left = {h.base: 0 for h in board.hosts.values()}
         for host in board.hosts.values():
             left[host.base] += 1
@@ -34,13 +34,9 @@ class _Preemptive:
                 board.put(adapter, (*held, *more))
         return board.actions(), state
 
-    def order(self, adapter: AdapterView) -> tuple[float, ...]:
+    def order(self, adapter: AdapterView, tokens_s: float) -> tuple[float, ...]:
+        """`tokens_s`: its tokens a second alone on one device."""
         raise NotImplementedError
-
-    def tokens_s(self, adapter: AdapterView) -> float:
-        """Alone on one device."""
-        model = self._step_times.of(adapter.base, adapter.device_type)
-        return adapter.solo_tokens_s or model.solo_tokens_s(adapter.step_tokens, adapter.lora_rank)
 
 
 class Srpt(_Preemptive):
@@ -48,8 +44,8 @@ class Srpt(_Preemptive):
 
     name = "srpt"
 
-    def order(self, adapter: AdapterView) -> tuple[float, ...]:
-        return remaining_tokens(adapter, unknown=1.0) / self.tokens_s(adapter), adapter.submitted_at_s
+    def order(self, adapter: AdapterView, tokens_s: float) -> tuple[float, ...]:
+        return remaining_tokens(adapter, unknown=1.0) / tokens_s, adapter.submitted_at_s
 
 
 class Las(_Preemptive):
@@ -58,5 +54,10 @@ class Las(_Preemptive):
     name = "las"
     wake_s = QUANTUM_S
 
-    def order(self, adapter: AdapterView) -> tuple[float, ...]:
-        return adapter.tokens_done / self.tokens_s(adapter) // QUANTUM_S, adapter.submitted_at_s
+    def order(self, adapter: AdapterView, tokens_s: float) -> tuple[float, ...]:
+        return adapter.tokens_done / tokens_s // QUANTUM_S, adapter.submitted_at_s
+
+
+def _tokens_s(adapter: AdapterView, step_times: StepTimes) -> float:
+    model = step_times.of(adapter.base, adapter.device_type)
+    return adapter.solo_tokens_s or model.solo_tokens_s(adapter.step_tokens, adapter.lora_rank)

@@ -1,18 +1,24 @@
 """How long one step of a group takes: the model that policies and the simulator share.
 
-    t(T, n) = max(floor_s, layers * layer(T) + head(T)) + per_adapter_s * n + per_rank_token_s * sum(T_i * r_i)
+    t(T, n) = parts * max(floor_s, layers * layer(T / parts) + head(T / parts))
+              + per_adapter_s * n + per_rank_s * sum(r_i) + per_rank_token_s * sum(T_i * r_i)
 
-T tokens of n adapters in one step, `layer` and `head` linear between measured points; past the token budget the
-tokens go in several equal steps. A profile is plain data: whoever makes a policy reads the file and hands it in.
+T tokens of n adapters in one step, `layer` and `head` linear between measured points. The tokens go in several equal
+parts past the token budget, and where memory holds only so many open optimizer steps (`open_ranks`). The sum of ranks
+is taken as n times the mean rank of a token, which it is where ranks or tokens are equal. A profile is plain data:
+whoever makes a policy reads the file and hands it in.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mlora_ray.types import LearnedStepTime, MemoryModel
+
+TILE = 256.0  # tokens
 Points = tuple[tuple[float, float], ...]  # (tokens of a step, seconds), tokens rising
 
 
@@ -28,10 +34,13 @@ class StepTimeModel:
     head_points: Points = ()  # of embedding, head and loss
     floor_s: float = 0.0
     per_adapter_s: float = 0.0
+    per_rank_s: float = 0.0
     per_rank_token_s: float = 0.0
     token_budget: int = 8192
+    open_ranks: float = 0.0  # sum of the ranks of the optimizer steps that memory holds open at a time; 0: no bound
     device_bytes: int = 0  # 0: unknown
     base_bytes: int = 0
+    memory: MemoryModel | None = None
     assumed: tuple[str, ...] = ()
     source: str = ""
     _knots: tuple[float, ...] = field(init=False, repr=False, compare=False)
@@ -46,12 +55,17 @@ class StepTimeModel:
     def step_s(self, tokens: float, num_adapters: int = 1, rank_tokens: float = 0.0) -> float:
         """Seconds of one step. `rank_tokens` is the sum of tokens * lora_rank over the adapters."""
         parts = 1 if tokens <= self.token_budget else math.ceil(tokens / self.token_budget)
+        ranks = num_adapters * rank_tokens / tokens if rank_tokens else 0.0
+        if self.open_ranks and ranks > self.open_ranks:
+            at_once = max(1, int(self.open_ranks * num_adapters / ranks))
+            parts = max(parts, math.ceil(num_adapters / at_once))
         at = tokens / parts
         start, slope = self._lines[bisect_right(self._knots, at)]
         base_s = start + slope * at
         if base_s < self.floor_s:
             base_s = self.floor_s
-        return parts * base_s + self.per_adapter_s * num_adapters + self.per_rank_token_s * rank_tokens
+        own_s = self.per_adapter_s * num_adapters + self.per_rank_s * ranks + self.per_rank_token_s * rank_tokens
+        return parts * base_s + own_s
 
     def solo_tokens_s(self, step_tokens: float, lora_rank: int = 0) -> float:
         """Tokens per second of an adapter alone on a device."""
@@ -83,6 +97,37 @@ class StepTimes:
         """The model of this base on this device type."""
         return self._models.get((base, device_type)) or self._models.get((base, "")) or self.default
 
+    def measured(self, base: str, device_type: str) -> StepTimeModel | None:
+        """The model that was made for exactly these."""
+        return self._models.get((base, device_type))
+
+    def seen(self, learned: Sequence[LearnedStepTime]) -> StepTimes:
+        """These, but for what hosts have shown since; a job for any device is thought of on the first of its base."""
+        if not learned:
+            return self
+        models = {(one.base, one.device_type): self._taught(one) for one in learned}
+        for (base, _), model in tuple(models.items()):
+            models.setdefault((base, ""), model)
+        made = StepTimes(default=self.default)
+        made._models = {**self._models, **models}
+        return made
+
+    def _taught(self, learned: LearnedStepTime) -> StepTimeModel:
+        """What was measured of the device's memory stays."""
+        points = tuple((tokens, learned.start_s + learned.token_s * tokens) for tokens in (TILE, 2 * TILE))
+        known = self.measured(learned.base, learned.device_type)
+        return StepTimeModel(
+            id=f"learned-{learned.num_rows}",
+            base=learned.base,
+            device_type=learned.device_type,
+            layer_points=points,
+            per_adapter_s=learned.adapter_s,
+            token_budget=learned.token_budget,
+            device_bytes=known.device_bytes if known else 0,
+            base_bytes=known.base_bytes if known else 0,
+            memory=known.memory if known else None,
+        )
+
     @property
     def all(self) -> tuple[StepTimeModel, ...]:
         return tuple(self._models.values()) or (self.default,)
@@ -99,7 +144,7 @@ def _check(model: StepTimeModel) -> None:
             raise ValueError(f"profile {model.id!r}: {name} {points!r}: tokens must rise, all above zero")
     if len(model.layer_points) < 2:
         raise ValueError(f"profile {model.id!r}: layer_points needs two points, has {len(model.layer_points)}")
-    for name in ("floor_s", "per_adapter_s", "per_rank_token_s"):
+    for name in ("floor_s", "per_adapter_s", "per_rank_s", "per_rank_token_s", "open_ranks"):
         if getattr(model, name) < 0:
             raise ValueError(f"profile {model.id!r}: {name} is {getattr(model, name)}, allowed is 0 or more")
     if model.layers < 1 or model.token_budget < 1:

@@ -36,7 +36,7 @@ class Tlora:
         self._max_slowdown = max_slowdown
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
-        round_ = _Round(view, self._step_times, self._max_slowdown)
+        round_ = _Round(view, self._step_times.seen(view.step_times), self._max_slowdown)
         round_.seed()
         round_.merge()
         round_.spread()

@@ -4,8 +4,8 @@
 
 `move_s` counts only for who waits. `slowdown` is the projected one: age plus what is left, over the time alone. Past
 `promised_slowdown`, or when its deadline would otherwise be missed, an adapter weighs as much as one with `urgent_s`
-to go. So does, with `guard_s`, one that would be among the slowest hundredth if it waited on: a tenth of the hosts is kept
-for those of them with least to go.
+to go. So does, with `guard_s`, one that would be among the slowest hundredth if it waited on: a tenth of the hosts is
+kept for those of them with least to go.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ from mlora_ray.types import (
     MovedState,
     PolicyState,
     Progress,
+    RowStats,
     StepReport,
     Tick,
 )
@@ -67,6 +68,8 @@ class FakeHost:
         self.is_dead = self.is_loading = self.is_hung = self.is_homeless = False
         self.memory_bytes = 0
         self.clock_s = self.stalled_s = 0.0
+        self.row_tokens, self.row_why = 1536, "what memory allows"
+        self.rows = RowStats()
         self.base_sha256 = "b" * 64
         self.numerics = "n"
         self.node_id = f"node-of-{settings.id}"
@@ -237,6 +240,9 @@ class FakeHost:
             memory_limit_bytes=1000,
             now_s=self.clock_s,
             stalled_s=self.stalled_s,
+            row_tokens=self.row_tokens,
+            row_why=self.row_why,
+            rows=self.rows,
         )
 
 

@@ -56,7 +56,17 @@ def make_job(name: str = "a", step: int = 0, state: JobState = JobState.TRAINING
 
 
 def make_host(name: str = "cpu-0", state: str = "alive") -> HostStatus:
-    return HostStatus(id=name, host_type="cpu", base="tiny:float32", state=state, memory_bytes=5, tokens_per_s=2.0)
+    rows = {"row_tokens": 768, "step_time_drift": 1.25} if state == "alive" else {}
+    held = {"memory_bytes": 5, "tokens_per_s": 2.0, **rows}
+    return HostStatus(id=name, host_type="cpu", base="tiny:float32", state=state, **held)  # type: ignore[arg-type]
+
+
+def test_a_hosts_rows_are_shown_once_they_are_known() -> None:
+    watched = Watched()
+    watched.tick(hosts=(make_host(), make_host("cpu-1", "starting")), seconds=2)
+    assert watched.board.get("mlora_host_row_tokens", host="cpu-0", host_type="cpu") == 768
+    assert watched.board.get("mlora_host_drift_ratio", host="cpu-0", host_type="cpu") == 1.25
+    assert len(watched.board.values["mlora_host_drift_ratio"]) == 1
 
 
 class Watched:

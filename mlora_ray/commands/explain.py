@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlora_ray.commands.connection import find_service, on_cluster
@@ -12,19 +11,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def explain(name: str, profiles: Sequence[str], address: str, service_name: str, as_json: bool, out: Console) -> int:
+def explain(name: str, address: str, service_name: str, as_json: bool, out: Console) -> int:
     """Ask the service how things are, then look ahead in this process."""
     from mlora_ray.explaining import explain as run
-    from mlora_ray.policies.step_time import StepTimes
-    from mlora_ray.profiles import read_profile
 
-    step_times = StepTimes([read_profile(profile) for profile in profiles])
     with on_cluster(address):
         service = find_service(service_name)
         (job,) = service.status([name]).jobs
-        situation, events = service.situation(), service.events(job=name)
+        situation, events, settings = service.situation(), service.events(job=name), service.settings()
     try:
-        found = run(job, situation, events, step_times)
+        found = run(job, situation, events, settings.step_times)
     except ValueError as error:
         raise mistake("policy", situation.policy, str(error)) from error
     if as_json:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from mlora_ray.engine.adapter import BUFFER_ROWS, AdapterLayout, AdapterState, build_layout
+from mlora_ray.engine.adapter import AdapterLayout, AdapterState, build_layout
+from mlora_ray.engine.admission import check_job, check_memory
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.evaluation import evaluate
 from mlora_ray.engine.executor import Raised, RowResult, try_row
@@ -25,11 +26,12 @@ from mlora_ray.engine.memory import (
 )
 from mlora_ray.engine.paging import Pager
 from mlora_ray.engine.row import Request, padded_rows
-from mlora_ray.engine.rows import Rows, token_outside
-from mlora_ray.engine.scratch import ScratchPool
+from mlora_ray.engine.row_facts import RowFacts, row_facts
+from mlora_ray.engine.rows import Rows
+from mlora_ray.engine.scratch import ScratchPool, open_step_bytes
 from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
-from mlora_ray.types import JobSpec, Progress, StepReport
+from mlora_ray.types import JobSpec, MemoryModel, Progress, StepReport
 
 MIN_TOKENS = 16  # of a row, below which nothing is to be gained
 FEWER_OPEN = "out of memory: fewer optimizer steps are open at a time"
@@ -55,15 +57,19 @@ class Engine:
         token_budget: int = 0,
         page_dir: str = "",
         page_steps: int = 64,
+        memory: MemoryModel | None = None,
     ) -> None:
-        """0 means: detect the limit, give adapters what it leaves, choose the row size.
+        """0 means: detect the limit, give adapters what it leaves, choose the row size; no `memory`: bounds hold.
 
         Adapters that do not fit `adapter_memory_bytes` wait on disk in `page_dir`; a resident one makes room for
         them after `page_steps` optimizer steps.
         """
         self.base = base
         limit = memory_limit_bytes or detect_limit(base.device.type)
-        self.budget: Budget = plan_budget(base, limit, adapter_memory_bytes, token_budget)
+        self.budget: Budget = plan_budget(base, limit, adapter_memory_bytes, token_budget, memory)
+        self._memory = memory
+        self.row_tokens = self.budget.token_budget  # tokens of a packed row at most, within what memory allows
+        self.last_row: RowFacts | None = None  # of the last `step`; None where no row ran through
         self.warning = ""  # what its user should know: memory was short
         self._trainings: dict[str, Training] = {}
         self._failed: list[StepReport | StepFailure] = []
@@ -83,18 +89,13 @@ class Engine:
         training = Training(spec, rows, layout)
         if training.state_bytes > self._pager.capacity_bytes:
             raise JobError(f"adapter of job {spec.name!r} alone is larger than the adapter memory")
-        if self.base.position_limit and rows.num_rows and int(rows.lengths.max()) > self.base.position_limit:
-            raise JobError(f"job {spec.name!r} has rows longer than the base's {self.base.position_limit} positions")
-        vocabulary = self.base.head_VD.shape[0]
-        if (outside := token_outside(rows, vocabulary)) is not None:  # would end a GPU process for every job on it
-            raise JobError(f"rows of job {spec.name!r} hold token id {outside}; the base has 0 to {vocabulary - 1}")
-        training.served_tokens = min((t.served_tokens for t in self._trainings.values() if not t.is_done), default=0)
-        if state is not None and len(state.flat) != BUFFER_ROWS[spec.train.optim]:
-            raise JobError(
-                f"saved state of job {spec.name!r} has {len(state.flat)} buffers, "
-                f"{spec.train.optim} needs {BUFFER_ROWS[spec.train.optim]}"
-            )
+        check_job(self.base, spec, rows, state)
+        if self._memory is not None:
+            own_bytes = training.state_bytes + open_step_bytes(layout, self.base.dtype)
+            check_memory(self.base, spec, rows, own_bytes, self._memory, self.budget)
         training.step = state.step if state is not None else 0
+        least = min((t.num_served for t in self._trainings.values() if not t.is_over), default=0)
+        training.head_start = least - training.step
         self._pager.admit(training, state)
         self._trainings[spec.name] = training
 
@@ -169,22 +170,25 @@ class Engine:
         out: list[StepReport | StepFailure] = [
             StepFailure(t.spec.name, t.step, t.error) for t in self._pager.take_unreadable()
         ]
-        picked = self._pick(resident, self.budget.token_budget)
+        room = min(self.row_tokens, self.budget.token_budget)
+        picked = self._pick(resident, room)
         out += self._take_failed()
+        self.last_row = None
         if not picked:
             return out
         results = try_row(self.base, [request for _, request in picked])
         if isinstance(results, Raised):
             return out + (self._shrink(picked) if results.is_memory else self._isolate(picked))
+        self.last_row = row_facts(picked, resident, room)
         for (training, _), result in zip(picked, results, strict=True):
             if not training.is_over:
                 out += self._account(training, result)
         return out
 
     def _pick(self, resident: list[Training], room: int) -> list[tuple[Training, Request]]:
-        """`room` tokens of nano-batches, or one: open steps first (each holds scratch), then who was served least."""
+        """`room` tokens of nano-batches, or one: open steps first (each holds scratch), then who took fewest steps."""
         picked: list[tuple[Training, Request]] = []
-        for training in sorted(resident, key=lambda t: (t.scratch is None, t.served_tokens, t.spec.name)):
+        for training in sorted(resident, key=lambda t: (t.scratch is None, t.num_served, t.spec.name)):
             if room <= 0:
                 break
             if training.scratch is None and not self._scratch.has_room(training.layout):
@@ -195,7 +199,6 @@ class Engine:
                 if training.scratch is None and not self._open(training):
                     return picked
                 picked.append((training, training.request(nano)))
-                training.served_tokens += nano.num_tokens
                 room -= padded_rows(nano.num_tokens)
                 if room <= 0:
                     break

@@ -11,6 +11,8 @@ import torch
 
 from mlora_ray.engine.base import Base
 from mlora_ray.errors import MloraError
+from mlora_ray.kernels.attention import BUCKET, FLASH_FROM
+from mlora_ray.types import MemoryModel
 
 SHARE = 0.8  # of the device's or the container's memory, when no limit is given
 ROW_TOKENS = 1536  # tokens of a packed row at most: 16% faster than 1,024 on a Xeon with AMX, 2,048 no faster still
@@ -96,15 +98,33 @@ def head_bytes(base: Base) -> int:
     return base.context.tile * base.head_VD.shape[0] * (2 * base.head_VD.element_size() + 4)
 
 
-def plan_budget(base: Base, limit_bytes: int, adapter_bytes: int = 0, token_budget: int = 0) -> Budget:
-    """Split `limit_bytes`, halving the row until two thirds are left for adapters. Raises MloraError."""
+class Costs(NamedTuple):
+    """What a process pays before the first adapter. Bytes."""
+
+    process_bytes: int
+    head_bytes: int
+    token_bytes: float  # of a packed token in sequences as long as any whose scores attention keeps
+
+
+def costs_of(base: Base, memory: MemoryModel | None = None) -> Costs:
+    """As measured, the head's part within the process; bounds where nothing was measured."""
+    if memory is not None:
+        longest = min(FLASH_FROM - BUCKET, base.position_limit or FLASH_FROM)
+        return Costs(memory.fixed_bytes, 0, memory.token_bytes + memory.score_bytes * longest)
     own = PROCESS_BYTES if base.device.type == "cpu" else 0
-    left = limit_bytes - own - base.num_bytes - head_bytes(base)
+    return Costs(own, head_bytes(base), activation_bytes_per_token(base))
+
+
+def plan_budget(
+    base: Base, limit_bytes: int, adapter_bytes: int = 0, token_budget: int = 0, memory: MemoryModel | None = None
+) -> Budget:
+    """Split `limit_bytes`, halving the row until two thirds are left for adapters. Raises MloraError."""
+    own, head, per_token = costs_of(base, memory)
+    left = limit_bytes - own - base.num_bytes - head
     tokens = token_budget or ROW_TOKENS
-    per_token = activation_bytes_per_token(base)
     while not token_budget and tokens > base.context.tile and tokens * per_token > left // 3:
         tokens //= 2
-    activations = tokens * per_token + head_bytes(base)
+    activations = int(tokens * per_token) + head
     left = limit_bytes - own - base.num_bytes - activations
     if left <= 0:
         need = (own + base.num_bytes + activations) / (1 << 30)

@@ -11,10 +11,12 @@ import logging
 import tempfile
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.engine.memory import free_unused, is_out_of_memory
 from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
 
@@ -27,7 +29,7 @@ class Pager:
     def __init__(self, capacity_bytes: int, page_dir: str, page_steps: int, device: str) -> None:
         self.capacity_bytes, self.page_steps, self.device = capacity_bytes, page_steps, device
         self.num_page_outs = 0
-        self.unreadable: list[Training] = []  # failed because their page was lost; the engine reports them
+        self.unreadable: list[Training] = []  # could not be made resident; the engine reports them
         self._given_dir = page_dir
         self._own_dir: tempfile.TemporaryDirectory[str] | None = None
         self._resident: list[Training] = []
@@ -72,14 +74,26 @@ class Pager:
             try:
                 training.state = self.fetch(training) or training.fresh_state(self.device)
             except (OSError, SafetensorError, JobError) as error:
-                training.error = f"its page cannot be read: {error}"
-                self._pages.pop(training, None)
-                self.unreadable.append(training)
+                self._drop(training, f"its page cannot be read: {error}")
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                free_unused(torch.device(self.device).type)
+                if self._resident:
+                    self.capacity_bytes = self._used()  # more than those did not fit
+                    break
+                self._drop(training, f"quarantined: its state does not fit into memory alone: {error}")
                 continue
             training.steps_since_paged_in = 0
             self._resident.append(training)
         self.check_integrity()
         return [t for t in self._resident if t.has_work]
+
+    def _drop(self, training: Training, error: str) -> None:
+        training.error = error
+        self._pages.pop(training, None)
+        self.unreadable.append(training)
 
     def _make_room(self, num_bytes: int) -> bool:
         """Send out adapters until `num_bytes` fit. A page that cannot be written stays in memory and others wait."""
@@ -94,7 +108,7 @@ class Pager:
         return self._used() + num_bytes <= self.capacity_bytes
 
     def take_unreadable(self) -> list[Training]:
-        """Jobs whose page was lost since the last call."""
+        """Jobs that could not be made resident since the last call."""
         taken, self.unreadable = self.unreadable, []
         return taken
 

@@ -57,4 +57,9 @@ class ScratchPool:
         self.capacity_bytes //= 2
 
     def _bytes_of(self, layout: AdapterLayout) -> int:
-        return layout.size * (4 if self._dtype == torch.float32 else 4 + self._dtype.itemsize)
+        return open_step_bytes(layout, self._dtype)
+
+
+def open_step_bytes(layout: AdapterLayout, dtype: torch.dtype) -> int:
+    """An open step of such an adapter: fp32 gradients, and weights in the compute dtype where it is another one."""
+    return layout.size * (4 if dtype == torch.float32 else 4 + dtype.itemsize)

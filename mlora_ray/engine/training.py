@@ -29,7 +29,7 @@ class Training:
         self.step = 0  # optimizer steps taken
         self.error = ""
         self.is_held = False
-        self.served_tokens = 0  # the scheduler's measure of fairness
+        self.head_start = 0  # steps that whoever was here first had taken, less those it had taken elsewhere
         self.trained_tokens = 0
         self.last_loss = math.nan
         self.tokens_per_s = 0.0
@@ -52,6 +52,11 @@ class Training:
     def has_work(self) -> bool:
         return not self.is_over and not self.is_held
 
+    @property
+    def num_served(self) -> int:
+        """The scheduler's measure of fairness: a group's members take their steps together, as policies think of it."""
+        return self.head_start + self.step
+
     def fresh_state(self, device: str) -> AdapterState:
         return AdapterState.fresh(self.layout, self.spec.lora, self.spec.train, device)
 
@@ -72,6 +77,12 @@ class Training:
             for i, picked in enumerate(plan.nano_batches)
             if i >= self.sent_nano
         ]
+
+    @property
+    def next_tokens(self) -> int:
+        """Of the next nano-batch of the current step; 0 when all were sent."""
+        plan = self._planned().nano_batches
+        return int(self._lengths[list(plan[self.sent_nano])].sum()) if self.sent_nano < len(plan) else 0
 
     @property
     def num_nano(self) -> int:

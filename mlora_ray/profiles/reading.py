@@ -9,6 +9,7 @@ from typing import Any
 
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.policies.step_time import StepTimeModel
+from mlora_ray.types import MemoryModel
 
 _FOLDER = Path(__file__).parent
 SHIPPED = tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
@@ -27,6 +28,7 @@ def read_profile(name: str) -> StepTimeModel:
     if mistakes:
         raise InputError(mistakes)
     try:
+        held["memory"] = MemoryModel(**held["memory"]) if held.get("memory") else None
         return StepTimeModel(**{name: _as_tuple(value) for name, value in held.items()})
     except (TypeError, ValueError) as error:
         raise InputError([Mistake(file=str(path), field="profile", value="", allowed=str(error))]) from error
@@ -35,6 +37,7 @@ def read_profile(name: str) -> StepTimeModel:
 def write_profile(model: StepTimeModel, path: str) -> None:
     """One file that `read_profile` reads back as an equal model."""
     held = {name: getattr(model, name) for name in _FIELDS}
+    held["memory"] = dataclasses.asdict(model.memory) if model.memory else None
     Path(path).write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
 
 

@@ -116,7 +116,7 @@ def _settings(options: SimulateOptions, models: Sequence[StepTimeModel]) -> Swee
         bases=tuple(m.base or m.id for m in models),
         device_type=models[0].device_type,
         is_set_b=options.is_set_b,
-        lengths=_lengths(options.lengths) if options.lengths else (),
+        lengths=read_lengths(options.lengths) if options.lengths else (),
         size_sigma=options.size_sigma,
         is_size_known=options.is_size_known,
     )
@@ -130,7 +130,7 @@ def _settings(options: SimulateOptions, models: Sequence[StepTimeModel]) -> Swee
     )
 
 
-def _lengths(path: str) -> tuple[float, ...]:
+def read_lengths(path: str) -> tuple[float, ...]:
     """Context plus generated tokens of every request of an Azure trace."""
     import csv
     import gzip

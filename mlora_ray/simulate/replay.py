@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlora_ray.decisions import read_decisions
+from mlora_ray.decisions import logged_policy, read_decisions
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.policies.contract import load_policy, validate_actions
 from mlora_ray.policies.step_time import StepTimes
@@ -29,6 +29,7 @@ class Difference(NamedTuple):
 
 def run_replay(log: str, policy: str, profiles: Sequence[str], as_json: bool) -> int:
     """Print what came of it. 0: identical, 4: not. Raises InputError."""
+    policy = policy or _logged(log)
     num, found = replay(log, policy, StepTimes(map(read_profile, profiles)) if profiles else None)
     if as_json:
         differences = [
@@ -44,6 +45,17 @@ def run_replay(log: str, policy: str, profiles: Sequence[str], as_json: bool) ->
     else:
         print("\n".join(describe(num, found, policy)))
     return EXIT_DIFFERENT if found else 0
+
+
+def _logged(log: str) -> str:
+    try:
+        name = logged_policy(log)
+    except (OSError, ValueError, AttributeError) as error:
+        allowed = f"a decision log: {error}"
+        raise InputError([Mistake(file=log, field="replay", value="", allowed=allowed)]) from error
+    if not name:
+        raise InputError([Mistake(file=log, field="--policy", value="", allowed="a policy: the log does not name one")])
+    return name
 
 
 def replay(log: str, policy: str, step_times: StepTimes | None = None) -> tuple[int, list[Difference]]:

@@ -70,11 +70,11 @@ class _Batch:
         mine = update(JobRow).where(JobRow.name == bindparam("of"))
         if self._moves:
             tokens = JobRow.num_tokens + bindparam("more")
-            values = {"step": bindparam("to"), "bundle_uri": bindparam("at"), "num_tokens": tokens}
-            connection.execute(mine.values(values), self._moves)
+            moved = mine.values(step=bindparam("to"), bundle_uri=bindparam("at"), num_tokens=tokens)
+            connection.execute(moved, self._moves)
         if self._ends:
-            values = {"state": JobState.SUCCEEDED.value, "weights_sha256": bindparam("hash")}
-            connection.execute(mine.values(values), self._ends)
+            ended = mine.values(state=JobState.SUCCEEDED.value, weights_sha256=bindparam("hash"))
+            connection.execute(ended, self._ends)
         for table, rows in self._rows.items():
             if rows:
                 connection.execute(insert(table), rows)

@@ -43,7 +43,7 @@ HOSTS = (
     HostStatus(
         id="cpu-0", host_type="cpu", base="smollm2-135m:bfloat16", state="alive", node_id="9b2943e7" * 7,
         node_ip="10.0.0.7", num_jobs=12, tokens_per_s=1234.5, memory_bytes=1_950_000_000,
-        memory_limit_bytes=6_400_000_000, alive_s=4000.0,
+        memory_limit_bytes=6_400_000_000, alive_s=4000.0, row_tokens=1536,
     ),
     HostStatus(id="cpu-1", host_type="cpu", base="smollm2-135m:bfloat16", state="gone", detail=WHY),
 )  # fmt: skip
@@ -71,6 +71,8 @@ def test_without_a_terminal_everything_is_there_between_tabs() -> None:
     first, second, third = (line.split("\t") for line in text.getvalue().splitlines())
     assert first == [column.name for column in COLUMNS]
     assert len(second) == len(third) == len(COLUMNS)
+    at = first.index("row")
+    assert (second[at], third[at]) == ("1,536", "")
     assert third[-1] == WHY
 
 

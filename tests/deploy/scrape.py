@@ -88,7 +88,10 @@ class Fed:
         """Of a status that has something for every gauge."""
         training = JobStatus(name="a", state=JobState.TRAINING, step=1, total_steps=2, loss=1.0, tokens_per_s=2.0)
         queued = JobStatus(name="b", state=JobState.QUEUED, step=0, total_steps=2)
-        host = HostStatus(id="h-0", host_type="cpu", base="tiny", state="alive", memory_bytes=1, memory_limit_bytes=2)
+        host = HostStatus(
+            id="h-0", host_type="cpu", base="tiny", state="alive", memory_bytes=1, memory_limit_bytes=2, row_tokens=3,
+            step_time_drift=1.5,
+        )  # fmt: skip
         status = RunStatus(jobs=(training, queued), tokens_per_s=2.0)
         self._metrics.observe(status, (host,), now_s=time.monotonic(), tick_s=0.1, decision_s=0.1)
 

@@ -215,6 +215,9 @@ def test_what_the_commands_say_of_finished_jobs(cluster: Cluster, quiet: dict[st
     at = [index for index, line in enumerate(lines) if line.startswith("  step ")]
     assert len(at) == NUM_STEPS
     assert "succeeded" in lines[-1]
+    replayed = mlora_json(cluster, "replay", str(cluster.storage / ".mlora" / "decisions.jsonl"))
+    assert replayed["decisions"] > 0
+    assert replayed["different"] == 0, replayed["differences"]
     entries = [json.loads(line) for line in mlora(cluster, "logs", "adds", "--follow", "--json").splitlines()]
     assert [e["step"] for e in entries if e["type"] == "step"] == list(range(1, NUM_STEPS + 1))
     answer = mlora_json(cluster, "export", "adds", "--to", str(tmp_path / "adapter"))

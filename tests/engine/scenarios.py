@@ -87,6 +87,18 @@ def interrupted(base: Base, jobs: list[Job]) -> Hashes:
     return {name: engines[at].state(name).sha256() for name, at in home.items()}
 
 
+def resized(base: Base, jobs: list[Job]) -> Hashes:
+    """The size of a packed row changes with every row, past the token budget too."""
+    engine = make_engine(base)
+    for spec, rows in jobs:
+        engine.admit(spec, rows)
+    rng = random.Random(2)
+    while engine.has_work:
+        engine.row_tokens = rng.choice((1, 64, 200, 256, 512, 4096))
+        engine.step()
+    return hashes(engine, [spec.name for spec, _ in jobs])
+
+
 def paged(base: Base, jobs: list[Job]) -> Hashes:
     """Room for a third of the adapters; each makes room for others after one step."""
     engine = make_engine(base)
@@ -161,6 +173,7 @@ def tiny_scenarios(base: Base) -> dict[str, Hashes]:
     out["admitted late"] = admitted_late(base, jobs)
     out["interrupted"] = interrupted(base, jobs[:12])
     out["paged"] = paged(base, jobs)
+    out["row sizes change"] = resized(base, jobs[:12])
     out["token budget 1024"] = together(base, jobs, token_budget=1024)
     out["token budget 64"] = together(base, jobs[:8], token_budget=64)
     return out

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mlora_ray.engine.engine import StepFailure
 from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
 from mlora_ray.engine.paging import Pager
 from mlora_ray.engine.row import Request, keep_mask
+from mlora_ray.engine.row_facts import RowFacts
 from mlora_ray.engine.rows import from_bytes, make_rows, rows_sha256, to_bytes
 from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
@@ -201,15 +203,25 @@ def test_forty_jobs_with_room_for_four(base: Base) -> None:
     engine.close()
 
 
-def test_every_job_is_served_by_its_tokens(base: Base) -> None:
-    """A job of short batches is not held back by one of long batches."""
+def test_members_take_their_steps_together(base: Base) -> None:
+    """However long a step is; who comes late, or from elsewhere, has nothing to catch up with."""
     engine = make_engine(base, token_budget=64)
-    short, long = (make_job(n, LoraSpec(r=4), TrainSpec(max_steps=20, batch_size=1)) for n in ("short", "long"))
-    engine.admit(short, random_rows(0, 20, 8, 8, vocab=320))
-    engine.admit(long, random_rows(1, 20, 64, 64, vocab=320))
-    order = [r.job for r in train_all(engine)]
-    assert order.index("long") <= 3
-    assert order[: len(order) // 2].count("short") >= 15
+    for seed, (name, tokens) in enumerate({"long": 200, "middle": 30, "short": 8}.items()):
+        job = make_job(name, LoraSpec(r=4), TrainSpec(max_steps=12, batch_size=2), nano_batch_tokens=tokens)
+        engine.admit(job, random_rows(seed, 20, tokens // 2, tokens // 2, vocab=320))
+    taken = Counter({"long": 0, "middle": 0, "short": 0})
+    while engine.has_work and min(taken.values()) < 6:
+        taken.update(r.job for r in engine.step())
+        assert max(taken.values()) - min(taken.values()) <= 1
+    late, rows = mixed_job(0)[0], random_rows(9, 20, 8, 8, vocab=320)
+    state = AdapterState.fresh(engine.layout(late), late.lora, late.train)
+    state.step = 2
+    engine.admit(renamed(late, "late", max_steps=5, batch_size=1), rows, state=state)
+    before = taken.copy()
+    while not engine.is_done("late"):
+        taken.update(r.job for r in engine.step())
+    assert taken["late"] == 3
+    assert {name: taken[name] - before[name] for name in before} == pytest.approx(dict.fromkeys(before, 3), abs=1)
 
 
 def test_a_row_holds_the_budget_or_one_nano_batch(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,3 +301,20 @@ def test_a_failed_job_keeps_its_last_good_state(base: Base) -> None:
     assert engine.state("job").step == 1
     assert torch.isfinite(engine.state("job").flat).all()
     assert not engine.is_done("job")
+
+
+def test_a_row_says_what_it_held_and_whether_it_was_full(base: Base) -> None:
+    engine = make_engine(base, token_budget=256)
+    for seed, (name, rank) in enumerate({"a": 4, "b": 16}.items()):
+        job = make_job(name, LoraSpec(r=rank), TrainSpec(max_steps=2, batch_size=2), nano_batch_tokens=40)
+        engine.admit(job, random_rows(seed, 8, 40, 40, vocab=320))
+    engine.step()
+    assert engine.last_row == RowFacts(160, 2.0, 80 * 4 + 80 * 16, 256, False)
+    engine.row_tokens = 100
+    engine.step()
+    assert engine.last_row == RowFacts(80, 1.0, 80 * 4, 100, True)
+    engine.row_tokens = 10_000
+    engine.step()
+    assert engine.last_row == RowFacts(80, 1.0, 80 * 16, 256, False)
+    engine.step()
+    assert engine.last_row is None

@@ -31,7 +31,7 @@ VARIANTS = [("bfloat16", 1), ("bfloat16", 2), ("float32", 1), ("float32", 2)]
 SCENARIOS = [
     *(f"neighbours {n}" for n in (1, 3, 7, 31)),
     *("order reversed", "order shuffled", "admitted late", "interrupted", "paged"),
-    *("token budget 1024", "token budget 64"),
+    *("token budget 1024", "token budget 64", "row sizes change"),
 ]
 ERRORS = {
     "nan_weights": "loss is nan at step 1",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from mlora_ray.engine.adapter import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import Engine, StepFailure
+from mlora_ray.engine.training import Training
 from tests.engine.jobs import make_engine, mixed_job, random_rows, renamed, train_all
 from tests.engine.models import as_base, stock_model
 
@@ -55,3 +58,38 @@ def test_a_lost_page_fails_its_job_alone(base: Base, tmp_path: Path) -> None:
     failures = [r for r in train_all(engine) if isinstance(r, StepFailure)]
     assert [f.job for f in failures] == [page.stem]
     assert "page cannot be read" in failures[0].error
+
+
+def test_a_device_that_holds_fewer_states_than_planned(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second state does not fit beside the first: it waits its turn, and nobody fails."""
+    engine = _paged(base, tmp_path)
+    fresh_state = Training.fresh_state
+
+    def one_at_a_time(training: Training, device: str) -> AdapterState:
+        if engine._pager._resident:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return fresh_state(training, device)
+
+    monkeypatch.setattr(Training, "fresh_state", one_at_a_time)
+    names, outcomes = engine.jobs, train_all(engine)
+    assert not [o for o in outcomes if isinstance(o, StepFailure)]
+    assert all(engine.is_done(name) for name in names)
+
+
+def test_a_state_that_does_not_fit_alone_fails_alone(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _paged(base, tmp_path)
+    fresh_state = Training.fresh_state
+
+    def not_the_first(training: Training, device: str) -> AdapterState:
+        if training.spec.name == "job0":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return fresh_state(training, device)
+
+    monkeypatch.setattr(Training, "fresh_state", not_the_first)
+    failures = [o for o in train_all(engine) if isinstance(o, StepFailure)]
+    assert [f.job for f in failures] == ["job0"]
+    assert "its state does not fit into memory alone" in failures[0].error

@@ -67,6 +67,7 @@ def test_table_parquet_and_report(tmp_path: Path) -> None:
         (["simulate", "--days", "0.0001"], "days"),
         (["simulate", "--jobs", "1000000"], "a trace with 1000000 jobs"),
         (["simulate", "--load", "much"], "load: 'much' — numbers"),
+        (["replay", "none.jsonl"], "a decision log"),
         (["replay", "none.jsonl", "--policy", "fifo"], "a decision log"),
     ],
 )
@@ -96,9 +97,9 @@ def test_a_log_replays_to_identical_actions_and_another_policy_shows_what_if(tmp
     for now_s, adapters in ((1.0, (one,)), (2.0, (one, two))):
         view = ClusterView(now_s=now_s, hosts=hosts, adapters=adapters)
         actions, state = policy.decide(view, state)
-        DecisionLog(log).append(view, state, actions, [])
+        DecisionLog(log, "independent").append(view, state, actions, [])
     assert replay(log, "independent") == (2, [])
-    code, out, _ = invoke("replay", log, "--policy", "independent")
+    code, out, _ = invoke("replay", log)
     assert code == 0
     assert "2 decisions, 2 identical under independent" in out
     code, out, _ = invoke("replay", log, "--policy", "tlora")

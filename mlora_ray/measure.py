@@ -1,4 +1,4 @@
-"""What every benchmark measures with: CPU seconds, peak memory of this process, the machine and the commit."""
+"""What measurements are made with: CPU seconds, peak memory of this process, the machine and the commit."""
 
 from __future__ import annotations
 
