@@ -18,7 +18,12 @@ from mlora_ray.types import HostSettings
 def test_a_stopped_host_ends_without_being_killed(tmp_path: Path) -> None:
     base = resolve_base("tiny-llama", "float32")
     settings = HostSettings(
-        id="cpu-0", base=base, bundle_root=str(tmp_path / "bundles"), page_dir=str(tmp_path / "pages"), service="ends"
+        id="cpu-0",
+        base=base,
+        bundle_root=str(tmp_path / "bundles"),
+        page_dir=str(tmp_path / "pages"),
+        service="ends",
+        actor_name="host:ends/cpu-0/1",
     )
     host = start_host(settings)
     pid = ray.get(host.describe.remote(120.0), timeout=150).pid
