@@ -42,6 +42,7 @@ POLICIES = {
     "tlora-2.0": "mlora_ray.policies.tlora:TloraLoose",
     "tlora": "mlora_ray.policies.tlora:TloraLoose",
     "ours": "mlora_ray.policies.ours:Ours",
+    "on-time": "mlora_ray.policies.spot:OnTime",
     "ours-no-fusion": "mlora_ray.policies.ours:OursNoFusion",
     "ours-no-preemption": "mlora_ray.policies.ours:OursNoPreemption",
 }

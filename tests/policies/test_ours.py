@@ -214,7 +214,7 @@ def clusters(draw: st.DrawFn) -> ClusterView:
 
 
 NAMES = ["ours", "ours-no-fusion", "ours-no-preemption", "independent", "backfill", "srpt", "las", "timeslice"]
-NAMES += ["mlora-optimal-fit", "mlora-trivial", "mlora-fast-fit", "tlora-1.3", "tlora-2.0"]
+NAMES += ["on-time", "mlora-optimal-fit", "mlora-trivial", "mlora-fast-fit", "tlora-1.3", "tlora-2.0"]
 
 
 @settings(max_examples=60, deadline=None)
