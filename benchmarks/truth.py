@@ -58,7 +58,8 @@ def run(
                 rows.append(_compared(policy, jobs, found, simulate(policy, jobs, num_hosts, model, costs), place_s))
     ranks = [sorted(rows, key=lambda row: row[key]) for key in ("live_mean_jct_s", "simulated_mean_jct_s")]
     same = [row["policy"] for row in ranks[0]] == [row["policy"] for row in ranks[1]]
-    return measure.result(1, SEED, rows, profile=dataclasses.asdict(model), has_same_ranking=same)
+    more = {"jobs": num_jobs, "hosts": num_hosts, "has_same_ranking": same}
+    return measure.result(1, SEED, rows, **more, profile=dataclasses.asdict(model))
 
 
 def _profile(folder: Path) -> StepTimeModel:
@@ -256,7 +257,7 @@ def print_table(result: dict[str, Any], console: Any = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Mean completion time of {NUM_JOBS} jobs on {NUM_HOSTS} hosts: live and foreseen")
+    table = Table(title=f"Mean completion time of {result['jobs']} jobs on {result['hosts']} hosts: live and foreseen")
     for head in ("policy", "live", "simulated", "simulated / live", "slowest live", "slowest simulated"):
         table.add_column(head, justify="left" if head == "policy" else "right")
     for row in result["rows"]:
