@@ -39,7 +39,7 @@ class Control:
         self._db = ControlDatabase(settings.database_url)
         self._db.take_lease(holder, max(MIN_PATIENCE_S, 8 * settings.tick_s))
         write_file(settings.probe_uri, b"every host reads this file before it starts\n")
-        policy = load_policy(settings.policy, settings.step_times)
+        policy = load_policy(settings.policy, settings.step_times, settings.tenant_shares)
         self.placement = Placement(self._db, policy, settings, clock, metrics)
         self.fleet = Fleet(transport, self._db, self.placement, settings, clock, metrics)
         self.fleet.adopt()

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlora_ray import serde
 from mlora_ray.policies.contract import Policy, Refusal, validate_actions
@@ -22,16 +22,25 @@ log = logging.getLogger(__name__)
 def safe_decide(
     policy: Policy, view: ClusterView, state: PolicyState
 ) -> tuple[list[Action], PolicyState, list[Refusal]]:
-    """The policy's allowed actions. Where it raises, first-come decides this time and its state stays."""
+    """The policy's actions. Where it raises (then its state stays) or asks for what may not be, fifo decides this time.
+
+    Answers (actions, the policy's state, what was refused).
+    """
+    name, refused = getattr(policy, "name", type(policy).__name__), list[Refusal]()
     try:
-        actions, state = policy.decide(view, state)
+        asked, after = policy.decide(view, state)
+        allowed, refused = validate_actions(view, list(asked))
+        if serde.from_plain(PolicyState, json.loads(serde.dumps(after))) != after:
+            raise TypeError(f"its state is {after!r}, not a PolicyState of names and numbers")
+        state = after
+        if not refused:
+            return allowed, state, []
+        for refusal in refused:
+            log.warning("policy=%s refused %s: %s; fifo decides", name, refusal.action, refusal.why)
     except Exception as error:  # noqa: BLE001 - a user's policy must not stop the run
-        log.error("policy=%s raised %s: %s; fifo decides", policy.name, type(error).__name__, error)
-        actions, _ = Fifo().decide(view, state)
-    allowed, refused = validate_actions(view, actions)
-    for refusal in refused:
-        log.warning("policy=%s refused %s: %s", policy.name, refusal.action, refusal.why)
-    return allowed, state, refused
+        log.error("policy=%s raised %s: %s; fifo decides", name, type(error).__name__, error)
+    actions, _ = Fifo().decide(view, PolicyState())
+    return validate_actions(view, actions)[0], state, refused
 
 
 class DecisionLog:
@@ -78,32 +87,40 @@ class DecisionLog:
         return {"view": serde.to_plain(view)}
 
 
-def read_decisions(path: str) -> list[tuple[ClusterView, PolicyState, list[Action]]]:
-    """The (view, state before, actions) of every logged decision. A torn last line is left out.
+class Decision(NamedTuple):
+    """One line of a log: what a policy saw, what it remembered, what was done, and its name (empty: not said)."""
 
-    Raises ValueError for a change to a view that is not there.
+    view: ClusterView
+    state: PolicyState
+    actions: list[Action]
+    policy: str
+
+
+def read_decisions(path: str) -> list[Decision]:
+    """Every logged decision. A torn last line is left out.
+
+    Raises ValueError for a line that is no decision, or a change to a view that is not there.
     """
-    decisions: list[tuple[ClusterView, PolicyState, list[Action]]] = []
+    decisions: list[Decision] = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
             break
-        held = json.loads(line)
-        view = serde.from_plain(ClusterView, held.get("view") or held["change"])
-        if "view" not in held:
-            if not decisions:
-                raise ValueError(f"{path}:{number}: a change, and no whole view before it")
-            changed = {a.id: a for a in view.adapters}
-            adapters = _applied(decisions[-1][0].adapters, changed, set(held["gone"]))
-            view = dataclasses.replace(view, adapters=adapters)
-        actions = [serde.from_plain(Action, a) for a in held["actions"]]
-        decisions.append((view, serde.from_plain(PolicyState, held["state"]), actions))
+        try:
+            decisions.append(_decision(json.loads(line), decisions[-1].view if decisions else None))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path}:{number}: no decision: {error}") from error
     return decisions
 
 
-def logged_policy(path: str) -> str:
-    """The policy that decided last, as it is loaded; empty where the log does not say."""
-    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return str(json.loads(lines[-1]).get("policy", "")) if lines else ""
+def _decision(held: dict[str, Any], before: ClusterView | None) -> Decision:
+    view = serde.from_plain(ClusterView, held.get("view") or held["change"])
+    if "view" not in held:
+        if before is None:
+            raise ValueError("a change, and no whole view before it")
+        adapters = _applied(before.adapters, {a.id: a for a in view.adapters}, set(held["gone"]))
+        view = dataclasses.replace(view, adapters=adapters)
+    actions = [serde.from_plain(Action, a) for a in held["actions"]]
+    return Decision(view, serde.from_plain(PolicyState, held["state"]), actions, held.get("policy", ""))
 
 
 def _changed(before: Sequence[AdapterView], now: Sequence[AdapterView]) -> list[AdapterView]:

@@ -19,6 +19,7 @@ class ServiceSettings:
     storage: str = ""  # directory or fsspec URL that every node reaches
     database_url: str = ""
     policy: str = "rebalance"
+    tenant_shares: tuple[tuple[str, float], ...] = ()  # weights of tenants, for policies that know them
     base_profiles: tuple[StepTimeModel, ...] = ()  # measured: one a base and device
     host_types: tuple[HostType, ...] = (HostType(name="cpu"),)
     autoscale: AutoscaleSettings = ONE_HOST

@@ -97,6 +97,7 @@ class ServiceFields(_Fields):
     storage: Text = ""
     database: Annotated[str, BeforeValidator(_database)] = ""
     policy: Text = "rebalance"
+    tenant_shares: dict[Text, Annotated[Number, Field(gt=0)]] = Field(default_factory=dict)
     base_profiles: list[Text] = Field(default_factory=list)
     profile: Annotated[str, BeforeValidator(_profile)] = "custom"
     is_logging_decisions: Switch = True

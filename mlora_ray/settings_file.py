@@ -67,6 +67,7 @@ class _SettingsReader:
         database = self._database(held.pop("database", ""), storage, environment)
         self._check_policy(held.get("policy", ServiceSettings().policy))
         self._check_times(held)
+        shares = tuple(sorted(held.pop("tenant_shares", {}).items()))
         profiles = self._profiles(held.pop("base_profiles", []))
         return ServiceSettings(
             **held,
@@ -75,6 +76,7 @@ class _SettingsReader:
             host_types=self._host_types(types, autoscale),
             autoscale=autoscale,
             base_profiles=profiles,
+            tenant_shares=shares,
         )
 
     def _autoscale(self, profile: str, numbers: dict) -> AutoscaleSettings:

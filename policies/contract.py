@@ -67,8 +67,10 @@ class Refusal(NamedTuple):
     why: str
 
 
-def load_policy(name: str, step_times: StepTimes | None = None) -> Policy:
-    """The policy of that name, or of `module:Class`; one that takes `step_times` gets them.
+def load_policy(
+    name: str, step_times: StepTimes | None = None, tenant_shares: tuple[tuple[str, float], ...] = ()
+) -> Policy:
+    """The policy of that name, or of `module:Class`; one that takes `step_times` or `tenant_shares` gets them.
 
     Raises ValueError when there is none.
     """
@@ -78,17 +80,18 @@ def load_policy(name: str, step_times: StepTimes | None = None) -> Policy:
         raise ValueError(f"policy {name!r}: allowed are {', '.join(sorted(POLICIES))} or module:Class")
     try:
         made = getattr(importlib.import_module(module), attribute)
-        policy = made(step_times=step_times) if step_times and _takes_step_times(made) else made()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"policy {name!r} cannot be loaded: {error}") from error
+        given = {"step_times": step_times, "tenant_shares": tenant_shares}
+        policy = made(**{key: value for key, value in given.items() if value and _takes(made, key)})
+    except Exception as error:  # whatever a user's module raises
+        raise ValueError(f"policy {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(getattr(policy, "decide", None)):
         raise ValueError(f"policy {name!r} has no decide(view, state)")
     return cast("Policy", policy)
 
 
-def _takes_step_times(made: object) -> bool:
+def _takes(made: object, name: str) -> bool:
     try:
-        return callable(made) and "step_times" in inspect.signature(made).parameters
+        return callable(made) and name in inspect.signature(made).parameters
     except ValueError:  # a builtin without a signature
         return False
 
@@ -117,6 +120,8 @@ def validate_actions(view: ClusterView, actions: Iterable[Action]) -> tuple[list
                 why = "" if action.host in hosts else f"there is no host {action.host}"
             case LaunchHost():
                 why = "" if action.base and action.device_type else "a host needs a base and a device type"
+            case _:
+                why = "is no action"
         if why:
             refused.append(Refusal(action, why))
             continue

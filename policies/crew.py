@@ -62,7 +62,7 @@ class Crew:
         adapter, host = job.adapter, self.host
         is_right = host.base == adapter.base and adapter.device_type in ("", host.device_type)
         has_room = self.has(job) or adapter.state_bytes <= self._free_bytes
-        return is_right and has_room and (adapter.numerics in ("", host.numerics) or not host.numerics)
+        return is_right and has_room and (adapter.numerics in ("", host.numerics) or not self.is_alive)
 
     def step_s_with(self, job: Slack) -> float:
         """Seconds of a step with it. Alone: as long as its own speed says."""

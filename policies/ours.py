@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlora_ray.policies.board import Board
 from mlora_ray.policies.group import Group, Member
@@ -43,9 +43,18 @@ class Ours:
     name = "ours"
     wake_s = 300.0
 
-    def __init__(self, step_times: StepTimes | None = None, settings: OursSettings | None = None) -> None:
+    def __init__(
+        self,
+        step_times: StepTimes | None = None,
+        settings: OursSettings | None = None,
+        tenant_shares: tuple[tuple[str, float], ...] = (),
+    ) -> None:
+        """`tenant_shares`: of the devices, weights by tenant; none: who a job is of does not matter."""
         self._step_times = step_times or StepTimes()
         self._settings = settings or OursSettings()
+        if tenant_shares:
+            worth = replace(self._settings.worth, tenant_power=1.0, tenant_shares=tenant_shares)
+            self._settings = replace(self._settings, worth=worth)
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
         search = _Search(view, self._step_times.seen(view.step_times), self._settings, state)

@@ -91,10 +91,14 @@ class StepTimes:
 
     def __init__(self, models: Iterable[StepTimeModel] = (), default: StepTimeModel | None = None) -> None:
         self._models: Mapping[tuple[str, str], StepTimeModel] = {(m.base, m.device_type): m for m in models}
+        for_any = {key: model for key, model in self._models.items() if not key[1]}
+        self._of_any = _of_any({**for_any, **self._models})
         self.default = default or next(iter(self._models.values()), UNKNOWN)
 
     def of(self, base: str, device_type: str = "") -> StepTimeModel:
-        """The model of this base on this device type."""
+        """The model of this base on this device type; for any device, the first of the base."""
+        if not device_type and base in self._of_any:
+            return self._of_any[base]
         return self._models.get((base, device_type)) or self._models.get((base, "")) or self.default
 
     def measured(self, base: str, device_type: str) -> StepTimeModel | None:
@@ -102,14 +106,13 @@ class StepTimes:
         return self._models.get((base, device_type))
 
     def seen(self, learned: Sequence[LearnedStepTime]) -> StepTimes:
-        """These, but for what hosts have shown since; a job for any device is thought of on the first of its base."""
+        """These, but for what hosts have shown since."""
         if not learned:
             return self
         models = {(one.base, one.device_type): self._taught(one) for one in learned}
-        for (base, _), model in tuple(models.items()):
-            models.setdefault((base, ""), model)
         made = StepTimes(default=self.default)
         made._models = {**self._models, **models}
+        made._of_any = {**self._of_any, **_of_any(models)}
         return made
 
     def _taught(self, learned: LearnedStepTime) -> StepTimeModel:
@@ -137,18 +140,42 @@ class StepTimes:
         return "+".join(sorted({m.id for m in self.all}))
 
 
+def _of_any(models: Mapping[tuple[str, str], StepTimeModel]) -> Mapping[str, StepTimeModel]:
+    """The first model of each base."""
+    return {base: model for (base, _), model in reversed(tuple(models.items()))}
+
+
 def _check(model: StepTimeModel) -> None:
+    for name in ("id", "base", "device_type", "source", *(f"assumed[{at}]" for at in range(len(model.assumed)))):
+        value = model.assumed[int(name[8:-1])] if name.startswith("assumed") else getattr(model, name)
+        if not isinstance(value, str):
+            raise ValueError(f"profile {model.id!r}: {name} is {value!r}, allowed is text")
     for name, points in (("layer_points", model.layer_points), ("head_points", model.head_points)):
+        if not all(isinstance(p, tuple) and len(p) == 2 and all(map(_is_number, p)) for p in points):
+            raise ValueError(
+                f"profile {model.id!r}: {name} {points!r}: allowed are pairs of numbers, tokens and seconds"
+            )
         tokens = [at for at, _ in points]
         if tokens != sorted(set(tokens)) or any(at <= 0 or s <= 0 for at, s in points):
             raise ValueError(f"profile {model.id!r}: {name} {points!r}: tokens must rise, all above zero")
     if len(model.layer_points) < 2:
         raise ValueError(f"profile {model.id!r}: layer_points needs two points, has {len(model.layer_points)}")
     for name in ("floor_s", "per_adapter_s", "per_rank_s", "per_rank_token_s", "open_ranks"):
-        if getattr(model, name) < 0:
-            raise ValueError(f"profile {model.id!r}: {name} is {getattr(model, name)}, allowed is 0 or more")
+        value = getattr(model, name)
+        if not (_is_number(value) and value >= 0):
+            raise ValueError(f"profile {model.id!r}: {name} is {value!r}, allowed is a number, 0 or more")
+    for name in ("layers", "token_budget", "device_bytes", "base_bytes"):
+        value = getattr(model, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"profile {model.id!r}: {name} is {value!r}, allowed is a whole number, 0 or more")
+    if 0 < model.device_bytes <= model.base_bytes:
+        raise ValueError(f"profile {model.id!r}: a device of {model.device_bytes} bytes cannot hold the base")
     if model.layers < 1 or model.token_budget < 1:
         raise ValueError(f"profile {model.id!r}: layers and token_budget must be 1 or more")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _pieces(model: StepTimeModel) -> tuple[tuple[float, ...], tuple[tuple[float, float], ...]]:

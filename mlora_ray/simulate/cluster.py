@@ -21,6 +21,7 @@ from mlora_ray.simulate.parts import FUSED, Adapter, Host
 from mlora_ray.types import Action, ClusterView, Migrate, Pause, Place, PolicyState
 
 ARRIVE, READY, FINISH, WAKE, HOST = range(5)
+MAX_IDLE_WAKES = 300  # a day of `ours`
 MAX_SHOWN = 4000  # characters of a view in an error
 
 
@@ -57,6 +58,7 @@ class Simulation:
         self.num_events = self.num_decisions = self._order = 0
         self._events: list[tuple[float, int, int, object, int]] = []
         self._woken_s = -math.inf
+        self._num_idle = 0  # decisions in a row that came to nothing
         self.touched: dict[str, Host] = {}
         for job in jobs:
             self.push(job.submit_s, ARRIVE, job)
@@ -86,9 +88,19 @@ class Simulation:
             if is_asked and self.active:
                 self._decide()
             self.retime()
+            self._check_progress()
         if self.active:
             raise SimulationError(f"{self.policy.name} leaves {len(self.active)} adapters for ever: {self.shown()}")
         return self.outcome()
+
+    def _check_progress(self) -> None:
+        """A policy that only asks to be woken, while nobody trains, comes or goes, leaves its adapters for ever."""
+        is_idle = (
+            all(kind == WAKE for _, _, kind, _, _ in self._events) if len(self._events) < MAX_IDLE_WAKES else False
+        )
+        self._num_idle = self._num_idle + 1 if is_idle and self.active else 0
+        if self._num_idle > MAX_IDLE_WAKES:
+            raise SimulationError(f"{self.policy.name} leaves {len(self.active)} adapters for ever: {self.shown()}")
 
     def push(self, at_s: float, kind: int, subject: object, version: int = 0) -> None:
         self._order += 1

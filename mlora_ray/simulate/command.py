@@ -14,7 +14,7 @@ from mlora_ray.policies.step_time import StepTimeModel, StepTimes
 from mlora_ray.profiles import read_profile
 from mlora_ray.simulate.output import show_table, write_jobs
 from mlora_ray.simulate.sweep import Run, SweepSettings, expand, run_sweep, table
-from mlora_ray.simulate.traces import DAY_S, Kept, filter_rows, read_trace
+from mlora_ray.simulate.traces import DAY_S, Kept, filter_rows, read_text, read_trace
 from mlora_ray.simulate.workload import WorkloadSettings
 
 DEFAULT_POLICIES: tuple[str, ...] = (
@@ -60,6 +60,7 @@ def simulate(options: SimulateOptions, say: Callable[[str], None] = print) -> li
     """Run and print; answers the rows. Raises InputError for what the user can mend."""
     _check(options)
     models = [read_profile(name) for name in options.profiles]
+    _check_models(models)
     kept = filter_rows(read_trace(options.trace, options.seed), max_s=options.days * DAY_S)
     settings = _settings(options, models)
     runs: list[Run] = []
@@ -91,7 +92,7 @@ def numbers(field: str, text: str) -> tuple[float, ...]:
 
 def _check(options: SimulateOptions) -> None:
     limits = {
-        "load": (options.loads, 0.0, 10.0),
+        "load": ([load for load in options.loads if load], 0.01, 10.0),  # 0: as it is
         "regime": (options.regimes, 1.0, 1e6),
         "hosts": ((options.hosts,), 1, 100_000),
         "windows": ((options.windows,), 1, 10_000),
@@ -105,8 +106,30 @@ def _check(options: SimulateOptions) -> None:
         for value in values
         if not low <= value <= high
     ]
+    if options.out and (why := _why_no_folder(Path(options.out))):
+        mistakes.append(Mistake(file="command line", field="out", value=options.out, allowed=why))
     if mistakes:
         raise InputError(mistakes)
+
+
+def _why_no_folder(folder: Path) -> str:
+    """Before minutes go into simulations: why nothing can be written there, or empty."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"a directory: {error.strerror}"
+    return ""
+
+
+def _check_models(models: Sequence[StepTimeModel]) -> None:
+    """One profile a base, all of one device type: a simulated host is of one type."""
+    bases = [m.base for m in models]
+    for at, model in enumerate(models):
+        allowed = f"one profile a base; {model.base} has two" if model.base in bases[:at] else ""
+        if model.device_type != models[0].device_type:
+            allowed = f"profiles of one device type; {models[0].id} is of {models[0].device_type or 'any'}"
+        if allowed:
+            raise InputError([Mistake(file="command line", field="profile", value=model.id, allowed=allowed)])
 
 
 def _settings(options: SimulateOptions, models: Sequence[StepTimeModel]) -> SweepSettings:
@@ -122,8 +145,8 @@ def _settings(options: SimulateOptions, models: Sequence[StepTimeModel]) -> Swee
     )
     return SweepSettings(
         policies=expand(options.policies),
-        loads=options.loads,
-        regimes=options.regimes,
+        loads=tuple(dict.fromkeys(options.loads)),
+        regimes=tuple(dict.fromkeys(options.regimes)),
         num_windows=options.windows,
         seed=options.seed,
         workload=workload,
@@ -133,16 +156,17 @@ def _settings(options: SimulateOptions, models: Sequence[StepTimeModel]) -> Swee
 def read_lengths(path: str) -> tuple[float, ...]:
     """Context plus generated tokens of every request of an Azure trace."""
     import csv
-    import gzip
 
+    allowed = "a CSV with ContextTokens and GeneratedTokens, whole numbers, together above 0"
     try:
-        raw = Path(path).read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-        rows = csv.DictReader(text.splitlines())
-        return tuple(float(row["ContextTokens"]) + float(row["GeneratedTokens"]) for row in rows)
-    except (OSError, KeyError, ValueError) as error:
-        allowed = f"a CSV with ContextTokens and GeneratedTokens: {error!r}"
-        raise InputError([Mistake(file=path, field="lengths", value="", allowed=allowed)]) from error
+        rows = csv.DictReader(read_text(path).split("\n"))
+        lengths = [int(row["ContextTokens"]) + int(row["GeneratedTokens"]) for row in rows]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise InputError([Mistake(file=path, field="lengths", value="", allowed=f"{allowed}: {error!r}")]) from error
+    if not lengths or min(lengths) <= 0:
+        shown = f"{min(lengths)}" if lengths else "no row"
+        raise InputError([Mistake(file=path, field="lengths", value=shown, allowed=allowed)])
+    return tuple(map(float, lengths))
 
 
 def _notes(options: SimulateOptions, kept: Kept, models: Sequence[StepTimeModel]) -> list[str]:

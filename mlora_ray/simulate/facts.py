@@ -25,6 +25,8 @@ class SimJob:
     deadline_s: float | None = None
     is_hard: bool = False
     priority: int = 0
+    device_type: str = ""  # it asks for; empty: any
+    numerics: str = ""  # of the hosts it has trained on
 
     @property
     def step_tokens(self) -> float:
@@ -56,6 +58,7 @@ class SimHost:
     zone: str = ""
     is_spot: bool = False
     host_type: str = ""
+    numerics: str = ""
     price_per_hour: float = 0.0
 
 

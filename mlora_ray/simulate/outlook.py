@@ -57,7 +57,14 @@ def _places(adapter: AdapterView, hosts: dict[str, HostView]) -> Sequence[str]:
 
 
 def _host(host: HostView) -> SimHost:
-    return SimHost(id=host.id, base=host.base, device_type=host.device_type, zone=host.zone, is_spot=host.is_spot)
+    return SimHost(
+        id=host.id,
+        base=host.base,
+        device_type=host.device_type,
+        zone=host.zone,
+        is_spot=host.is_spot,
+        numerics=host.numerics,
+    )
 
 
 def _begun(adapter: AdapterView, step_times: StepTimes) -> Adapter:
@@ -82,6 +89,8 @@ def _begun(adapter: AdapterView, step_times: StepTimes) -> Adapter:
             state_bytes=0,  # a live host pages: there is no bound
             deadline_s=adapter.deadline_at_s,
             priority=adapter.priority,
+            device_type=adapter.device_type,
+            numerics=adapter.numerics,
         )
     )
     begun.done, begun.epoch = float(adapter.tokens_done), adapter.epoch

@@ -77,6 +77,8 @@ class Adapter:
             width=job.width,
             shards=tuple(h.spec.id for h in hosts[1:]),
             row_tokens=job.row_tokens,
+            device_type=job.device_type,
+            numerics=job.numerics,
         )
         return self.view
 
@@ -144,6 +146,7 @@ class Host:
                 step_s=self.step_s,
                 tokens_per_s=self.tokens_s,
                 host_type=spec.host_type,
+                numerics=spec.numerics,
                 leaves_at_s=self.leaves_at_s,
             )
         return self.view

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlora_ray.decisions import logged_policy, read_decisions
+from mlora_ray.decisions import read_decisions, safe_decide
 from mlora_ray.errors import InputError, Mistake
-from mlora_ray.policies.contract import load_policy, validate_actions
-from mlora_ray.policies.step_time import StepTimes
+from mlora_ray.policies.contract import load_policy
+from mlora_ray.policies.step_time import UNKNOWN, StepTimes
 from mlora_ray.profiles import read_profile
 from mlora_ray.serde import dumps, to_plain
 from mlora_ray.types import Action
@@ -29,8 +29,7 @@ class Difference(NamedTuple):
 
 def run_replay(log: str, policy: str, profiles: Sequence[str], as_json: bool) -> int:
     """Print what came of it. 0: identical, 4: not. Raises InputError."""
-    policy = policy or _logged(log)
-    num, found = replay(log, policy, StepTimes(map(read_profile, profiles)) if profiles else None)
+    num, found = replay(log, policy, StepTimes(map(read_profile, profiles), default=UNKNOWN))
     if as_json:
         differences = [
             {
@@ -43,35 +42,26 @@ def run_replay(log: str, policy: str, profiles: Sequence[str], as_json: bool) ->
         ]
         print(json.dumps({"policy": policy, "decisions": num, "different": len(found), "differences": differences}))
     else:
-        print("\n".join(describe(num, found, policy)))
+        print("\n".join(describe(num, found, policy or "the log's own policy")))
     return EXIT_DIFFERENT if found else 0
 
 
-def _logged(log: str) -> str:
-    try:
-        name = logged_policy(log)
-    except (OSError, ValueError, AttributeError) as error:
-        allowed = f"a decision log: {error}"
-        raise InputError([Mistake(file=log, field="replay", value="", allowed=allowed)]) from error
-    if not name:
-        raise InputError([Mistake(file=log, field="--policy", value="", allowed="a policy: the log does not name one")])
-    return name
+def replay(log: str, policy: str = "", step_times: StepTimes | None = None) -> tuple[int, list[Difference]]:
+    """(decisions in the log, those where `policy`, or each line's own, answers otherwise).
 
-
-def replay(log: str, policy: str, step_times: StepTimes | None = None) -> tuple[int, list[Difference]]:
-    """(decisions in the log, those where `policy` answers otherwise). Raises InputError for a log that is none."""
+    As live, first-come decides where a policy raises or is refused. Raises InputError for a log that is none.
+    """
     try:
         decisions = read_decisions(log)
-        made = load_policy(policy, step_times)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-        allowed = f"a decision log and a policy: {error}"
+        made = {name: load_policy(name, step_times) for name in {policy or d.policy for d in decisions}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        allowed = f"a decision log and a policy that can be loaded: {error}"
         raise InputError([Mistake(file=log, field="replay", value=policy, allowed=allowed)]) from error
     found = []
-    for number, (view, state, logged) in enumerate(decisions, start=1):
-        asked, _ = made.decide(view, state)
-        answered, _ = validate_actions(view, asked)
-        if answered != logged:
-            found.append(Difference(number, view.now_s, tuple(logged), tuple(answered)))
+    for number, one in enumerate(decisions, start=1):
+        answered, _, _ = safe_decide(made[policy or one.policy], one.view, one.state)
+        if answered != one.actions:
+            found.append(Difference(number, one.view.now_s, tuple(one.actions), tuple(answered)))
     return len(decisions), found
 
 

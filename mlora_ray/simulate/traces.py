@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -62,22 +63,30 @@ def read_trace(name: str, seed: int = 0) -> list[TraceRow]:
     return _checked(where, _records(kind, where), FORMATS[kind])
 
 
-def _records(kind: str, where: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line, fields) of every record. Raises InputError where the file cannot be read."""
+def read_text(where: str) -> str:
+    """A file, gzip or not, as text. Raises InputError."""
     try:
         raw = Path(where).read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError([Mistake(file=where, field="trace", value="", allowed=f"a readable file: {error}")]) from error
+
+
+def _records(kind: str, where: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, fields) of every record. Raises InputError where the file cannot be read."""
+    text = read_text(where)
     if kind != "jsonl":
-        yield from ((at + 2, row) for at, row in enumerate(csv.DictReader(io.StringIO(text))))
+        try:
+            yield from ((at + 2, row) for at, row in enumerate(csv.DictReader(io.StringIO(text))))
+        except csv.Error as error:
+            raise InputError([Mistake(file=where, field="trace", value="", allowed=f"a CSV: {error}")]) from error
         return
-    for at, line in enumerate(text.splitlines(), start=1):
+    for at, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             held = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 [Mistake(file=where, line=at, field="line", value=line[:60], allowed=str(error))]
             ) from error
@@ -99,30 +108,23 @@ def _checked(where: str, records: Iterator[tuple[int, Mapping[str, Any]]], colum
             value = held.get(column, OPTIONAL.get(column))
             try:
                 found.append(read(value))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 mistakes.append(Mistake(file=where, line=line, field=column, value=str(value), allowed=allowed))
         if len(found) == len(columns):
-            rows.append(TraceRow(*found))
+            row = TraceRow(*found)
+            if rows and row.submit_s < rows[-1].submit_s and not mistakes:
+                allowed = f"rows sorted by submit time; the one before has {rows[-1].submit_s:g}"
+                value = str(held.get(columns.submit))
+                mistakes.append(Mistake(file=where, line=line, field=columns.submit, value=value, allowed=allowed))
+            rows.append(row)
         if len(mistakes) >= MAX_MISTAKES:
             break
-    mistakes += _unsorted(where, rows) if not mistakes else []
     if mistakes:
         raise InputError(mistakes)
     if not rows:
         raise InputError([Mistake(file=where, field="trace", value="", allowed="has no rows")])
     first = rows[0].submit_s
     return [row._replace(submit_s=row.submit_s - first) for row in rows]
-
-
-def _unsorted(where: str, rows: list[TraceRow]) -> list[Mistake]:
-    for at in range(1, len(rows)):
-        if rows[at].submit_s < rows[at - 1].submit_s:
-            shown, allowed = (
-                f"{rows[at].submit_s:g}",
-                f"rows are sorted by submit time; before it is {rows[at - 1].submit_s:g}",
-            )
-            return [Mistake(file=where, field=f"submit time of job {at + 1}", value=shown, allowed=allowed)]
-    return []
 
 
 def _time(value: Any) -> float:

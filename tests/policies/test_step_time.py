@@ -72,7 +72,9 @@ def test_models_by_base_and_device() -> None:
     other = dataclasses.replace(MODEL, device_type="")
     times = StepTimes([MODEL, other], default=UNKNOWN)
     assert times.of("b", "d") is MODEL
-    assert times.of("b", "e") is other
+    assert times.of("b", "e") is times.of("b") is other
+    assert StepTimes([MODEL], default=UNKNOWN).of("b") is MODEL, "any device: the first of its base"
+    assert StepTimes([MODEL], default=UNKNOWN).of("b", "e") is UNKNOWN
     assert times.of("c") is UNKNOWN
     assert StepTimes().of("x") is UNKNOWN
 
@@ -92,6 +94,12 @@ def test_profiles_go_round_through_files(tmp_path: Path) -> None:
         ('{"id": "x", "layer_points": [[5, 1], [4, 1]]}', "tokens must rise"),
         ('{"id": "x", "layer_points": [[5, 1]]}', "two points"),
         ('{"id": "x", "layer_points": [[5, 1], [6, 1]], "floor_s": -1}', "floor_s is -1"),
+        ('{"id": "x", "layer_points": [[5, 1], [6, 1]], "floor_s": NaN}', "floor_s is nan"),
+        ('{"id": "x", "layer_points": [[5, NaN], [6, 1]]}', "pairs of numbers"),
+        ('{"id": "x", "layer_points": [[5, 1], [6, 1]], "device_bytes": "lots"}', "device_bytes is 'lots'"),
+        ('{"id": "x", "layer_points": [[5, 1], [6, 1]], "device_bytes": 5, "base_bytes": 6}', "cannot hold the base"),
+        ('{"id": "x", "layer_points": [[5, 1], [6, 1]], "assumed": [1]}', r"assumed\[0\] is 1"),
+        ('{"id": 5, "layer_points": [[5, 1], [6, 1]]}', "id is 5"),
     ],
 )
 def test_bad_profiles_say_what_is_allowed(tmp_path: Path, text: str, why: str) -> None:

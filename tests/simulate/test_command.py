@@ -66,6 +66,10 @@ def test_table_parquet_and_report(tmp_path: Path) -> None:
         (["simulate", "--hosts", "0"], "hosts: '0' — 1 to"),
         (["simulate", "--days", "0.0001"], "days"),
         (["simulate", "--jobs", "1000000"], "a trace with 1000000 jobs"),
+        (["simulate", "--load", "1e-300"], "load: '1e-300' — 0.01 to 10"),
+        (["simulate", "--profile", "h100-qwen-32b", "--profile", "h100-qwen-32b"], "one profile a base"),
+        (["simulate", "--out", "/dev/null/sim"], "out: '/dev/null/sim'"),
+        (["simulate", "--policies", "tests.simulate.made_jobs:NOTHING"], "cannot be loaded"),
         (["simulate", "--load", "much"], "load: 'much' — numbers"),
         (["replay", "none.jsonl"], "a decision log"),
         (["replay", "none.jsonl", "--policy", "fifo"], "a decision log"),
@@ -101,7 +105,7 @@ def test_a_log_replays_to_identical_actions_and_another_policy_shows_what_if(tmp
     assert replay(log, "independent") == (2, [])
     code, out, _ = invoke("replay", log)
     assert code == 0
-    assert "2 decisions, 2 identical under independent" in out
+    assert "2 decisions, 2 identical under the log's own policy" in out
     code, out, _ = invoke("replay", log, "--policy", "tlora")
     assert code == 4
     assert '+ {"type":"Place","adapter":"z","host":"h0"' in out

@@ -55,6 +55,20 @@ def test_what_hosts_have_shown_counts_over_the_profile() -> None:
     assert found.finish_s - seen.now_s == pytest.approx(1000.0 * SLOW, rel=0.05)
 
 
+@pytest.mark.parametrize("policy", ["ours", "las", "fifo"])
+def test_nobody_waits_for_a_host_that_is_not_there(policy: str) -> None:
+    seen = view((), adapter("one"), adapter("two", base="other"))
+    assert look_ahead(seen, load_policy(policy, STEPS), PolicyState(), STEPS) == {}
+    beside = view(hosts(1), adapter("one"), adapter("two", base="other"))
+    assert set(look_ahead(beside, load_policy(policy, STEPS), PolicyState(), STEPS)) == {"one"}
+
+
+def test_a_host_of_another_device_or_other_numerics_is_none() -> None:
+    there = hosts(1, device_type="cpu", numerics="n1")
+    jobs = [adapter("gpu", device_type="cuda"), adapter("begun", numerics="n2"), adapter("any", numerics="n1")]
+    assert set(look_ahead(view(there, *jobs), load_policy("fifo"), PolicyState(), STEPS)) == {"any"}
+
+
 def told(name: str, state: JobState, **values: object) -> dict[str, object]:
     job = JobStatus(name=name, state=state, step=5, total_steps=20, **values)  # type: ignore[arg-type]
     events = [Event(at_s=400.0, kind="placed", job=name, host="h0", id=3)] if job.host else []
