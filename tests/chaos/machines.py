@@ -108,11 +108,8 @@ class Machines:
             "object_store_memory": 100 << 20,
         }
         self.cluster = Cluster(initialize_head=True, head_node_args={**head, "temp_dir": str(self.folder)})
+        self.address = str(self.cluster.address)  # asked of the cluster while its GCS is away, there is none
         ray.init(address=self.address, log_to_driver=False, namespace="mlora", logging_level="error")
-
-    @property
-    def address(self) -> str:
-        return str(self.cluster.address)
 
     def stop(self) -> None:
         """End every process of this cluster, and no other."""
