@@ -166,6 +166,7 @@ class _Live:
             autoscale=AutoscaleSettings(min_hosts=num_hosts, max_hosts=num_hosts),
             page_root=str(folder / "pages"),
             base_profiles=(model,),
+            max_uncommitted_steps=1_000_000,  # a pause for storage after so many steps is no part of placement
             tick_s=TICK_S,
         )
 

@@ -34,7 +34,7 @@ class _Batch:
         self._rows: dict[type[Table], list[dict[str, Any]]] = {StepRow: [], BundleRow: [], EventRow: []}
 
     def take(self, report: BundleReport, host: str) -> Commit:
-        epoch, step = self._open.get(report.job, (-1, 0))
+        epoch, step = self._open.get(report.job, (None, 0))
         if epoch != report.epoch or report.step < step or (report.step == step and not report.is_final):
             return Commit.STALE
         new = [s for s in report.steps if s.step > step]

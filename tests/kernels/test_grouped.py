@@ -95,7 +95,12 @@ def as_reference(seg: Segment, adapter: Adapter, linear: int) -> ReferenceSegmen
 
 
 def close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    assert float((got.float() - expected).norm()) <= LIMITS[dtype] * float(expected.norm()) + 1e-12
+    """Inputs are of unit size: where products cancel, as in a segment of one token, the error of their last bits stays.
+
+    CPUs add a dot product up in different orders: such a result was 9e-7 off on one, within 3e-7 on another.
+    """
+    off, size = float((got.float() - expected).norm()), float(expected.norm())
+    assert off <= LIMITS[dtype] * size + 2 * torch.finfo(torch.float32).eps * expected.numel() ** 0.5
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
