@@ -122,7 +122,7 @@ class HostActor:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see the command line's
         import ray
 
-        from mlora_ray.host_start import start_hosting
+        from mlora_ray.host.startup import start_hosting
 
         node_id = ray.get_runtime_context().get_node_id()
         self._hosting, info = start_hosting(self._settings, node_id, ray.util.get_node_ip_address())

@@ -8,8 +8,8 @@ import ray
 
 from mlora_ray.actors.host import HostActor
 from mlora_ray.actors.placement import PlacementActor
+from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.errors import MloraError
-from mlora_ray.service_settings import ServiceSettings
 from mlora_ray.types import HostSettings
 
 NAMESPACE = "mlora"

@@ -1,4 +1,4 @@
-"""The placement actor: ticks in a thread and answers users. What it decides is `mlora_ray.control`.
+"""The placement actor: ticks in a thread and answers users. What it decides is `mlora_ray.control.service`.
 
 Ray restarts it after a crash: it opens the database again, takes the hosts over and goes on; they step meanwhile.
 """
@@ -13,14 +13,14 @@ from typing import Any
 
 from mlora_ray.actors.transport import RayTransport, cluster_name, was_restarted
 from mlora_ray.clock import SystemClock
-from mlora_ray.control import Control
+from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.control.metrics import Metrics
+from mlora_ray.control.service import Control
 from mlora_ray.errors import MloraError, StorageError
-from mlora_ray.metrics import Metrics
-from mlora_ray.run_facts import RunResult, Situation, SubmitRequest
-from mlora_ray.service_settings import ServiceSettings
-from mlora_ray.status import HostStatus, RunStatus
 from mlora_ray.store.records import DatabaseError, DatabaseRefused, Event, JobRecord
 from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostSettings, StepReport
+from mlora_ray.types.service import RunResult, Situation, SubmitRequest
+from mlora_ray.types.status import HostStatus, RunStatus
 
 OPEN_TIMEOUT_S = 60.0
 SAVE_TIMEOUT_S = 600.0

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from mlora_ray.actors.lines import RayLine
+from mlora_ray.actors.host_connection import RayLine
 from mlora_ray.types import Assignment, HostSettings
 
 HAND_OVER_TIMEOUT_S = 60.0  # it waits for the end of a step; a source that dies or hangs is seen sooner, by its ticks

@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
-from mlora_ray import measure
 from mlora_ray.benchmarks import workloads
 from mlora_ray.benchmarks.fake_nodes import FakeNodes, NodeType
+from mlora_ray.profiling import measure
 
 NUM_JOBS = 40
 MAX_HOSTS = 4
@@ -110,13 +110,13 @@ class _Drill:
         self._looks: list[_Look] = []
 
     def run(self) -> dict[str, Any]:
+        from mlora_ray.actors.client import Service
         from mlora_ray.actors.options import start_placement
-        from mlora_ray.check import prepare
-        from mlora_ray.commands.service import Service
-        from mlora_ray.config import load_job_file
-        from mlora_ray.run_facts import SubmitRequest
-        from mlora_ray.settings_file import read_settings
-        from mlora_ray.store.database import ControlDatabase
+        from mlora_ray.config.cluster_settings import read_settings
+        from mlora_ray.config.job_file import load_job_file
+        from mlora_ray.prepare.job_specs import prepare
+        from mlora_ray.store.database.control_database import ControlDatabase
+        from mlora_ray.types.service import SubmitRequest
 
         settings = read_settings(str(self._settings))
         specs = prepare(load_job_file(self._job_file), settings.data_root)

@@ -14,9 +14,9 @@ import random
 import statistics
 import time
 
+from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.policies.contract import Policy, load_policy
-from mlora_ray.policies.step_time import StepTimes
-from mlora_ray.profiles import read_profile
+from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.types import AdapterView, ClusterView, HostView, JobState, Migrate, Pause, Place, PolicyState
 
 HOST_BYTES, STATE_BYTES = 64 * 10**9, 10**8

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlora_ray.control.transport import HostGone
 from mlora_ray.store.bundles import bundle_uri
-from mlora_ray.transport import HostGone
 from mlora_ray.types import (
     Ack,
     Assignment,

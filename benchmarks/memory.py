@@ -18,11 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mlora_ray import measure
 from mlora_ray.benchmarks import workloads
 from mlora_ray.benchmarks.peft import Bench
+from mlora_ray.display.numbers import show_bytes
+from mlora_ray.profiling import measure
 from mlora_ray.types import LoraSpec, TrainSpec
-from mlora_ray.units import show_bytes
 
 NUM_ADAPTERS = 32
 LORA_RANK = 16
@@ -34,7 +34,7 @@ BYTES_PER_PARAMETER = 12  # fp32 weight and two fp32 moments
 
 def run(*, base: str = "smollm2-135m", dtype: str = "bfloat16", threads: int = 1) -> dict[str, Any]:
     """{command, commit, machine, rows} with one row. Raises InputError."""
-    from mlora_ray.bases import resolve_base
+    from mlora_ray.bases.resolve import resolve_base
 
     spec = resolve_base(base, dtype)
     with tempfile.TemporaryDirectory(prefix="mlora-bench-") as held:

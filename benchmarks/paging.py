@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from mlora_ray import measure
 from mlora_ray.benchmarks import workloads
-from mlora_ray.units import show_bytes, show_seconds
+from mlora_ray.display.numbers import show_bytes, show_seconds
+from mlora_ray.profiling import measure
 
 NUM_JOBS = 500
 ADAPTER_MEMORY_BYTES = 4_000_000

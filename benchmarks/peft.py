@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from mlora_ray import measure
 from mlora_ray.benchmarks import workloads
+from mlora_ray.display.numbers import show_bytes
 from mlora_ray.errors import InputError, Mistake
-from mlora_ray.units import show_bytes
+from mlora_ray.profiling import measure
 
 CHILD_TIMEOUT_S = 1800
 PROCESS_BYTES_GUESS = 1_600_000_000  # of one PEFT process on the 135M base; decides how many run at once
@@ -63,7 +63,7 @@ def run(
         allowed = " or ".join(workloads.WORKLOADS)
         raise InputError([Mistake(file="bench peft", field="--workload", value=workload, allowed=allowed)])
     names = ["data"] if data else [workload] if workload else ["mixed", "batch1"]
-    from mlora_ray.bases import resolve_base
+    from mlora_ray.bases.resolve import resolve_base
 
     spec = resolve_base(base, dtype)
     rows = []
@@ -109,7 +109,14 @@ class Bench:
         return row
 
     def _start(self, kind: str, *extra: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "mlora_ray.benchmarks.contestants", kind, str(self.folder), str(self.threads)]
+        command = [
+            sys.executable,
+            "-m",
+            "mlora_ray.benchmarks.peft_contestants",
+            kind,
+            str(self.folder),
+            str(self.threads),
+        ]
         return subprocess.Popen(
             [*command, *extra],
             stdin=subprocess.PIPE,
@@ -179,7 +186,7 @@ def _flop(path: str) -> Flop:
     """The base's work, counted as the module says."""
     from transformers import AutoConfig
 
-    from mlora_ray.benchmarks.contestants import linear_shapes
+    from mlora_ray.benchmarks.peft_contestants import linear_shapes
 
     shapes = linear_shapes(path)
     forward = sum(2 * out * into for _, out, into in shapes)

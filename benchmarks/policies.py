@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlora_ray.policies.step_time import StepTimeModel, StepTimes
-from mlora_ray.profiles import read_profile
-from mlora_ray.simulate.command import read_lengths
+from mlora_ray.config.step_time_profiles import read_profile
+from mlora_ray.policies.models.step_time import StepTimeModel, StepTimes
 from mlora_ray.simulate.metrics import geometric_mean
+from mlora_ray.simulate.run import read_lengths
 from mlora_ray.simulate.sweep import ALL_POLICIES, Run, SweepSettings, as_lines, expand, from_line, run_sweep, table
 from mlora_ray.simulate.traces import DAY_S, filter_rows, read_trace
 from mlora_ray.simulate.workload import WorkloadSettings

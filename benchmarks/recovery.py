@@ -28,9 +28,10 @@ from typing import Any
 
 import yaml
 
-from mlora_ray import cluster, measure
+from mlora_ray.actors import local_cluster
 from mlora_ray.benchmarks import workloads
-from mlora_ray.service_settings import ServiceSettings
+from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.profiling import measure
 from mlora_ray.types import AutoscaleSettings, HostType, JobSpec
 
 NUM_JOBS, NUM_HOSTS, NUM_KILLS, NUM_MOVES = 12, 3, 6, 6
@@ -56,7 +57,7 @@ def run(
     """{command, commit, machine, seed, rows}: a row for the kills, one for the moves, one for the bundle."""
     with tempfile.TemporaryDirectory(prefix="mlora-bench-") as held:
         folder = Path(held)
-        with cluster.embedded(num_cpus=num_hosts, note=folder / "ray"):
+        with local_cluster.embedded(num_cpus=num_hosts, note=folder / "ray"):
             rows = [_kills(folder, num_jobs, num_hosts, num_kills), _moves(folder, move_base, num_moves, state_bytes)]
         rows.append(_bundle(folder, num_moves, rows[1]["state_bytes"]))
     return measure.result(1, workloads.SEED, rows, bars=BARS)
@@ -84,7 +85,7 @@ def _kills(folder: Path, num_jobs: int, num_hosts: int, num_kills: int) -> dict[
 
 
 def _moves(folder: Path, base: str, num_moves: int, state_bytes: int) -> dict[str, Any]:
-    from mlora_ray.shapes import state_bytes as size_of
+    from mlora_ray.bases.linear_shapes import state_bytes as size_of
 
     one = _Service(folder / "moves", [{"name": "large", "r": 1}], 2, base=base, is_started=False)
     rank = max(1, state_bytes // size_of(one.specs[0]))
@@ -151,8 +152,8 @@ class _Service:
             self.start()
 
     def _prepare(self, folder: Path, jobs: list[dict[str, Any]], base: str) -> list[JobSpec]:
-        from mlora_ray.check import prepare
-        from mlora_ray.config import read_job_file
+        from mlora_ray.config.job_file import read_job_file
+        from mlora_ray.prepare.job_specs import prepare
 
         sources = workloads.demo_sources(folder)
         written = [{**job, "train": str(sources[i % len(sources)])} for i, job in enumerate(jobs)]
@@ -164,7 +165,7 @@ class _Service:
 
     def start(self) -> None:
         from mlora_ray.actors.options import start_placement
-        from mlora_ray.run_facts import SubmitRequest
+        from mlora_ray.types.service import SubmitRequest
 
         self._placement = start_placement(self.settings)
         self._call("submit", SubmitRequest(specs=tuple(self.specs), command="benchmarks.recovery"))

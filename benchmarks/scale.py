@@ -21,15 +21,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlora_ray import measure
 from mlora_ray.benchmarks import workloads
 from mlora_ray.benchmarks.fake_hosts import FakeTransport, make_specs
 from mlora_ray.clock import SystemClock
-from mlora_ray.control import Control
-from mlora_ray.metrics import Metrics
-from mlora_ray.run_facts import SubmitRequest
-from mlora_ray.service_settings import ServiceSettings
+from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.control.metrics import Metrics
+from mlora_ray.control.service import Control
+from mlora_ray.profiling import measure
 from mlora_ray.types import AutoscaleSettings, HostType
+from mlora_ray.types.service import SubmitRequest
 
 NUM_ADAPTERS, NUM_HOSTS, NUM_TICKS, SAVE_STEPS = 2000, 50, 30, 50
 POLICIES = ("fifo", "rebalance")

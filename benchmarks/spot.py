@@ -8,7 +8,7 @@ queue-threshold   on demand, one for every two open jobs
 uniform-progress  the rule of "Can't Be Late": each job on a machine of its own, spot or on demand
 on-time           ours: jobs share hosts, spot while slack allows, on demand only when it does not
 
-The first two place with `ours`. SPOT is what `mlora_ray.simulate.spot` reads. Prices are per host and hour.
+The first two place with `ours`. SPOT is what `mlora_ray.simulate.spot_series` reads. Prices are per host and hour.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlora_ray import measure
+from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.errors import InputError
-from mlora_ray.policies.step_time import StepTimes
-from mlora_ray.profiles import read_profile
-from mlora_ray.simulate.elastic import CONTENDERS, ElasticSettings, draw_start, run_start, spot_settings
-from mlora_ray.simulate.facts import JobOutcome, Outcome
-from mlora_ray.simulate.fleet import SpotSeries
+from mlora_ray.policies.models.step_time import StepTimes
+from mlora_ray.profiling import measure
+from mlora_ray.simulate.elastic_simulation import SpotSeries
 from mlora_ray.simulate.metrics import interval
-from mlora_ray.simulate.spot import read_spot_series
+from mlora_ray.simulate.results import JobOutcome, Outcome
+from mlora_ray.simulate.spot_comparison import CONTENDERS, ElasticSettings, draw_start, run_start, spot_settings
+from mlora_ray.simulate.spot_series import read_spot_series
 from mlora_ray.simulate.traces import DAY_S, TraceRow, filter_rows, read_trace
 from mlora_ray.simulate.workload import WorkloadSettings
 

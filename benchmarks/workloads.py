@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mlora_ray import serde
-from mlora_ray.data import prepare_rows
-from mlora_ray.engine import cursor
-from mlora_ray.engine.rows import Rows, from_bytes, rows_sha256, to_bytes
+from mlora_ray.data import batch_sampler
+from mlora_ray.data.tokenization import prepare_rows
+from mlora_ray.data.tokenized_rows import Rows, from_bytes, rows_sha256, to_bytes
 from mlora_ray.errors import InputError, Mistake
-from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef, TrainSpec
+from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef, TrainSpec, serialization
 
 WORKLOADS = ("mixed", "batch1")  # and "data", which --data asks for
 # (rank, batch) of job i: every rank and every batch twice in the first eight, no rank tied to one batch.
@@ -38,7 +37,7 @@ class BenchJob(NamedTuple):
 
     def step_rows(self, step: int) -> list[int]:
         """Rows of optimizer step `step` (0-based): the same for each contestant."""
-        cut = cursor.rows_of_step(self.spec.train, self.rows.lengths, step, self.spec.nano_batch_tokens)
+        cut = batch_sampler.rows_of_step(self.spec.train, self.rows.lengths, step, self.spec.nano_batch_tokens)
         return [row for nano_batch in cut.nano_batches for row in nano_batch]
 
     def step_tokens(self, step: int) -> int:
@@ -91,7 +90,7 @@ def write_workload(folder: Path, workload: str, base: BaseSpec, sources: list[Pa
 
 def write_jobs(folder: Path, jobs: list[BenchJob]) -> None:
     """jobs.jsonl; the rows files that the specs name are there already."""
-    text = "".join(serde.dumps(job.spec) + "\n" for job in jobs)
+    text = "".join(serialization.dumps(job.spec) + "\n" for job in jobs)
     (folder / "jobs.jsonl").write_text(text, encoding="utf-8")
 
 
@@ -111,7 +110,7 @@ def _write_job(
         num_truncated=0,
         max_row_tokens=int(rows.lengths.max()),
     )
-    total_steps = cursor.total_steps(train, rows.num_rows)
+    total_steps = batch_sampler.total_steps(train, rows.num_rows)
     spec = JobSpec(name=name, base=base, lora=lora, train=train, train_rows=ref, total_steps=total_steps)
     return BenchJob(spec, rows)
 
@@ -119,7 +118,7 @@ def _write_job(
 def read_workload(folder: Path) -> list[BenchJob]:
     """The jobs that `write_workload` wrote."""
     lines = (folder / "jobs.jsonl").read_text(encoding="utf-8").splitlines()
-    specs: list[JobSpec] = [serde.loads(JobSpec, line) for line in lines]
+    specs: list[JobSpec] = [serialization.loads(JobSpec, line) for line in lines]
     return [BenchJob(spec, from_bytes(Path(spec.train_rows.uri).read_bytes())) for spec in specs]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.commands.edge import command_line, console, said_plainly
+from mlora_ray.cli.output import command_line, console, said_plainly
 
 PANEL = "On a cluster"
 
@@ -45,8 +45,8 @@ def submit(
 ) -> None:
     """Hand the jobs of JOBFILE to the service, which is started if it is not there. They go on without us."""
     with said_plainly(as_json):
-        from mlora_ray.commands.submission import Target
-        from mlora_ray.commands.submit import submit as run
+        from mlora_ray.cli.submit import submit as run
+        from mlora_ray.run.submit import Target
 
         target = Target(service=service, storage=storage, settings_path=settings)
         raise typer.Exit(run(job_file, target, address, command_line(), wait, as_json, console(as_json)))
@@ -61,7 +61,7 @@ def status(
 ) -> None:
     """Where the jobs are: state, steps, loss, host."""
     with said_plainly(as_json):
-        from mlora_ray.commands.jobs import show_status
+        from mlora_ray.cli.jobs import show_status
 
         raise typer.Exit(show_status(jobs or [], address, service, watch, as_json, console(False)))
 
@@ -74,7 +74,7 @@ def explain(
 ) -> None:
     """Why a job waits or runs where it does, and when it is expected to start and to end."""
     with said_plainly(as_json):
-        from mlora_ray.commands.explain import explain as run
+        from mlora_ray.cli.explain import explain as run
 
         raise typer.Exit(run(job, address, service, as_json, console(False)))
 
@@ -88,7 +88,7 @@ def logs(
 ) -> None:
     """Committed steps of a job, and what happened to it, in order."""
     with said_plainly(as_json):
-        from mlora_ray.commands.logs import show_logs
+        from mlora_ray.cli.logs import show_logs
 
         raise typer.Exit(show_logs(job, address, service, follow, as_json, console(False)))
 
@@ -101,7 +101,7 @@ def pause(
 ) -> None:
     """Save jobs at their next step and let them rest."""
     with said_plainly(as_json):
-        from mlora_ray.commands.jobs import pause as run
+        from mlora_ray.cli.jobs import pause as run
 
         raise typer.Exit(run(jobs, address, service, as_json, console(False)))
 
@@ -114,7 +114,7 @@ def resume(
 ) -> None:
     """Let paused and failed jobs go on from their last committed step."""
     with said_plainly(as_json):
-        from mlora_ray.commands.jobs import resume as run
+        from mlora_ray.cli.jobs import resume as run
 
         raise typer.Exit(run(jobs, address, service, as_json, console(False)))
 
@@ -127,7 +127,7 @@ def cancel(
 ) -> None:
     """End jobs for good. What they have committed stays in the storage."""
     with said_plainly(as_json):
-        from mlora_ray.commands.jobs import cancel as run
+        from mlora_ray.cli.jobs import cancel as run
 
         raise typer.Exit(run(jobs, address, service, as_json, console(False)))
 
@@ -144,7 +144,7 @@ def export(
 ) -> None:
     """Fetch an adapter as a folder that PEFT loads, its hash checked."""
     with said_plainly(as_json):
-        from mlora_ray.commands.export import export as run
+        from mlora_ray.cli.export import export as run
 
         raise typer.Exit(run(job, to, address, service, latest, as_json, console(False)))
 
@@ -157,7 +157,7 @@ def hosts(
 ) -> None:
     """The hosts: where they are, what they hold, how fast they train."""
     with said_plainly(as_json):
-        from mlora_ray.commands.hosts import show_hosts
+        from mlora_ray.cli.hosts import show_hosts
 
         raise typer.Exit(show_hosts(address, service, gone, as_json, console(False)))
 
@@ -170,7 +170,7 @@ def drain(
 ) -> None:
     """Move every adapter off a host or a node, live, and let it go."""
     with said_plainly(as_json):
-        from mlora_ray.commands.hosts import drain as run
+        from mlora_ray.cli.hosts import drain as run
 
         raise typer.Exit(run(target, address, service, as_json, console(False)))
 
@@ -185,7 +185,7 @@ def events(
 ) -> None:
     """What has happened: placed, saved, moved, lost, drained, failed."""
     with said_plainly(as_json):
-        from mlora_ray.commands.logs import show_events
+        from mlora_ray.cli.logs import show_events
 
         raise typer.Exit(show_events(after, job, address, service, follow, as_json, console(False)))
 
@@ -198,6 +198,6 @@ def stop(
 ) -> None:
     """Save every job, leave it PAUSED, and end the service with its hosts. `submit` or `train` goes on."""
     with said_plainly(as_json):
-        from mlora_ray.commands.stop import stop as run
+        from mlora_ray.cli.stop import stop as run
 
         raise typer.Exit(run(address, service, force, as_json, console(as_json)))

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, cast
 
-from mlora_ray.policies.step_time import StepTimes
+from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.types import (
     Action,
     AdapterView,
@@ -28,23 +28,23 @@ from mlora_ray.types import (
 
 # name -> "module:Class"; a user's own policy is named in the same form.
 POLICIES = {
-    "fifo": "mlora_ray.policies.fifo:Fifo",
-    "rebalance": "mlora_ray.policies.rebalance:Rebalance",
-    "independent": "mlora_ray.policies.independent:Independent",
-    "backfill": "mlora_ray.policies.backfill:Backfill",
-    "srpt": "mlora_ray.policies.preemptive:Srpt",
-    "las": "mlora_ray.policies.preemptive:Las",
-    "timeslice": "mlora_ray.policies.slots:Timeslice",
-    "mlora-optimal-fit": "mlora_ray.policies.slots:MloraOptimalFit",
-    "mlora-trivial": "mlora_ray.policies.slots:MloraTrivial",
-    "mlora-fast-fit": "mlora_ray.policies.slots:MloraFastFit",
-    "tlora-1.3": "mlora_ray.policies.tlora:TloraTight",
-    "tlora-2.0": "mlora_ray.policies.tlora:TloraLoose",
-    "tlora": "mlora_ray.policies.tlora:TloraLoose",
-    "ours": "mlora_ray.policies.ours:Ours",
-    "on-time": "mlora_ray.policies.spot:OnTime",
-    "ours-no-fusion": "mlora_ray.policies.ours:OursNoFusion",
-    "ours-no-preemption": "mlora_ray.policies.ours:OursNoPreemption",
+    "fifo": "mlora_ray.policies.placement.fifo:Fifo",
+    "rebalance": "mlora_ray.policies.placement.rebalance:Rebalance",
+    "independent": "mlora_ray.policies.placement.independent:Independent",
+    "backfill": "mlora_ray.policies.placement.backfill:Backfill",
+    "srpt": "mlora_ray.policies.placement.srpt_las:Srpt",
+    "las": "mlora_ray.policies.placement.srpt_las:Las",
+    "timeslice": "mlora_ray.policies.placement.fixed_slots:Timeslice",
+    "mlora-optimal-fit": "mlora_ray.policies.placement.fixed_slots:MloraOptimalFit",
+    "mlora-trivial": "mlora_ray.policies.placement.fixed_slots:MloraTrivial",
+    "mlora-fast-fit": "mlora_ray.policies.placement.fixed_slots:MloraFastFit",
+    "tlora-1.3": "mlora_ray.policies.placement.tlora:TloraTight",
+    "tlora-2.0": "mlora_ray.policies.placement.tlora:TloraLoose",
+    "tlora": "mlora_ray.policies.placement.tlora:TloraLoose",
+    "ours": "mlora_ray.policies.placement.rate_remaining:Ours",
+    "on-time": "mlora_ray.policies.spot.on_time:OnTime",
+    "ours-no-fusion": "mlora_ray.policies.placement.rate_remaining:OursNoFusion",
+    "ours-no-preemption": "mlora_ray.policies.placement.rate_remaining:OursNoPreemption",
 }
 
 

@@ -60,8 +60,8 @@ def clock() -> VirtualClock:
 
 def real_spec(folder: Path, name: str, *, eval_rows: bool = False, **train: object) -> JobSpec:
     """A job of 6 steps on the tiny base, its rows written into `folder`."""
-    from mlora_ray.bases import resolve_base
-    from mlora_ray.engine.rows import make_rows, rows_sha256, to_bytes
+    from mlora_ray.bases.resolve import resolve_base
+    from mlora_ray.data.tokenized_rows import make_rows, rows_sha256, to_bytes
 
     rng = np.random.default_rng(sum(map(ord, name)))
 

@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from mlora_ray.clock import VirtualClock
-from mlora_ray.control import Control
+from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.control.jobs.placement import Placement
+from mlora_ray.control.jobs.state import Job
+from mlora_ray.control.metrics import Metrics
+from mlora_ray.control.service import Control
+from mlora_ray.control.transport import HostGone
 from mlora_ray.errors import StorageError
-from mlora_ray.ledger import Job
-from mlora_ray.metrics import Metrics
-from mlora_ray.placement import Placement
-from mlora_ray.policies.fifo import Fifo
-from mlora_ray.run_facts import SubmitRequest
-from mlora_ray.service_settings import ServiceSettings
+from mlora_ray.policies.placement.fifo import Fifo
 from mlora_ray.store.bundles import bundle_uri, read_bundle, write_bundle
-from mlora_ray.store.database import ControlDatabase
-from mlora_ray.transport import HostGone
+from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import (
     Ack,
     Action,
@@ -46,6 +45,7 @@ from mlora_ray.types import (
     StepReport,
     Tick,
 )
+from mlora_ray.types.service import SubmitRequest
 from tests.conftest import make_spec, make_step
 
 

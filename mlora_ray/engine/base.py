@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mlora_ray.bases import base_sha256
-from mlora_ray.engine.modules import replace_modules
-from mlora_ray.engine.row import RowContext
-from mlora_ray.engine.site import SiteGroup, find_groups
+from mlora_ray.bases.resolve import base_sha256
+from mlora_ray.engine.fused_modules import replace_modules
+from mlora_ray.engine.packed_row import RowContext
+from mlora_ray.engine.site_groups import SiteGroup, find_groups
 from mlora_ray.errors import MloraError
 from mlora_ray.kernels.attention import SegmentAttention
 from mlora_ray.types import BaseSpec

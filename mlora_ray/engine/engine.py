@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from mlora_ray.engine.adapter import AdapterLayout, AdapterState, build_layout
+from mlora_ray.data.tokenized_rows import Rows
+from mlora_ray.engine.adapter_state import AdapterLayout, AdapterState, build_layout
 from mlora_ray.engine.admission import check_job, check_memory
 from mlora_ray.engine.base import Base
+from mlora_ray.engine.engine_job import Training
 from mlora_ray.engine.evaluation import evaluate
 from mlora_ray.engine.executor import Raised, RowResult, try_row
-from mlora_ray.engine.memory import (
+from mlora_ray.engine.gradient_buffers import ScratchPool, open_step_bytes
+from mlora_ray.engine.memory_budget import (
     Budget,
     detect_limit,
     free_unused,
@@ -24,12 +27,9 @@ from mlora_ray.engine.memory import (
     process_bytes,
     too_large,
 )
+from mlora_ray.engine.packed_row import Request, padded_rows
+from mlora_ray.engine.packed_row_stats import RowFacts, row_facts
 from mlora_ray.engine.paging import Pager
-from mlora_ray.engine.row import Request, padded_rows
-from mlora_ray.engine.row_facts import RowFacts, row_facts
-from mlora_ray.engine.rows import Rows
-from mlora_ray.engine.scratch import ScratchPool, open_step_bytes
-from mlora_ray.engine.training import Training
 from mlora_ray.errors import JobError
 from mlora_ray.types import JobSpec, MemoryModel, Progress, StepReport
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.data.batch_sampler import cut
+from mlora_ray.data.tokenized_rows import Rows
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
-from mlora_ray.engine.cursor import cut
 from mlora_ray.engine.executor import run_row
-from mlora_ray.engine.row import Request, Scratch, padded_rows
-from mlora_ray.engine.rows import Rows
+from mlora_ray.engine.packed_row import Request, Scratch, padded_rows
 from mlora_ray.types import JobSpec
 
 NANO_BATCH_TOKENS = 512  # of one evaluation nano-batch

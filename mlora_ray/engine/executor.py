@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from mlora_ray.engine.base import Base
-from mlora_ray.engine.memory import is_out_of_memory
-from mlora_ray.engine.row import Request, pack
+from mlora_ray.engine.memory_budget import is_out_of_memory
+from mlora_ray.engine.packed_row import Request, pack
 from mlora_ray.kernels.cross_entropy import head_loss
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.types import TrainSpec
 
 ADAMW_BETAS, ADAMW_EPS = (0.9, 0.999), 1e-8  # torch's and transformers' defaults

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mlora_ray.engine.adapter import AdapterState
-from mlora_ray.engine.memory import free_unused, is_out_of_memory
-from mlora_ray.engine.training import Training
+from mlora_ray.engine.adapter_state import AdapterState
+from mlora_ray.engine.engine_job import Training
+from mlora_ray.engine.memory_budget import free_unused, is_out_of_memory
 from mlora_ray.errors import JobError
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlora_ray.policies.step_time import StepTimeModel
+from mlora_ray.policies.models.step_time import StepTimeModel
 from mlora_ray.profiling.workload import Shape
 
 LEAST_S = 1e-9  # a profile's times are above zero

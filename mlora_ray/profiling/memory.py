@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mlora_ray.errors import MloraError
-from mlora_ray.measure import child_environment
 from mlora_ray.profiling.fit import relative_fit
+from mlora_ray.profiling.measure import child_environment
 from mlora_ray.profiling.workload import Shape
 from mlora_ray.types import BaseSpec, MemoryModel
 
@@ -71,7 +71,7 @@ def measure_peaks(
 
 def _in_a_process(base: BaseSpec, threads: int, one: Held) -> Peak:
     asked = json.dumps([base.name, base.path, base.dtype, threads, *one.shape, one.row_tokens])
-    command = [sys.executable, "-m", "mlora_ray.profiling.child", asked]
+    command = [sys.executable, "-m", "mlora_ray.profiling.child_process", asked]
     done = subprocess.run(
         command, env=child_environment(threads), capture_output=True, text=True, timeout=CHILD_TIMEOUT_S
     )

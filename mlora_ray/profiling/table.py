@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlora_ray.profiling.command import BOUND
+from mlora_ray.profiling.run import BOUND
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from statistics import median
 from typing import NamedTuple
 
-from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.engine import Engine, StepFailure
 from mlora_ray.errors import MloraError
-from mlora_ray.measure import Spent, Stopwatch
+from mlora_ray.profiling.measure import Spent, Stopwatch
 from mlora_ray.profiling.workload import Shape, group_jobs
 
 MIN_TOKENS = 8  # of an adapter's step

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlora_ray.engine.rows import Rows, make_rows
+from mlora_ray.data.tokenized_rows import Rows, make_rows
 from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef, TrainSpec
 
 SEED = 7

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlora_ray.report.report_data import CrossEval, JobResult, ReportData, read_run
-from mlora_ray.run_files import number
-from mlora_ray.units import count, show_bytes, show_loss, show_rate, show_seconds
+from mlora_ray.display.numbers import count, show_bytes, show_loss, show_rate, show_seconds
+from mlora_ray.report.run_data import CrossEval, JobResult, ReportData, read_run
+from mlora_ray.store.run_files import number
 
 MAX_CROSS_CELLS = 24  # rows and columns of a cross-evaluation table with numbers in its cells
 NUM_SAMPLE_LINES = 24  # of the throughput table
@@ -86,8 +86,8 @@ def headline(data: ReportData) -> list[tuple[str, str, str]]:
 
 
 def _charts(data: ReportData) -> dict[str, Any]:
-    from mlora_ray.report.curves import MAX_PANELS, loss_chart, sparkline
-    from mlora_ray.report.figures import cross_map, eval_chart, throughput_chart
+    from mlora_ray.report.charts import cross_map, eval_chart, throughput_chart
+    from mlora_ray.report.loss_chart import MAX_PANELS, loss_chart, sparkline
 
     has_losses = [job for job in data.jobs if any(loss is not None for loss in job.losses)]
     has_evals = any(job.change is not None for job in data.jobs)
@@ -113,7 +113,7 @@ def _cross_table(cross: CrossEval | None) -> list[tuple[str, list[Mapping[str, A
     """Rows of (adapter, cells), the base first; empty when there is none or it is too large for numbers."""
     if cross is None or not _fits(cross):
         return []
-    from mlora_ray.report.figures import cross_shares
+    from mlora_ray.report.charts import cross_shares
 
     better, worse = cross_shares(cross)
     bests = [cross.best_of(column) for column in range(len(cross.rows))]

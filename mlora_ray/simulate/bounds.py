@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from mlora_ray.policies.step_time import StepTimes
-from mlora_ray.simulate.facts import SimJob
+from mlora_ray.policies.models.step_time import StepTimes
+from mlora_ray.simulate.results import SimJob
 
 
 def mean_completion_bound(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from mlora_ray.report.svg import ACCENT, FAINT, INK, MUTED, WARM, WIDTH_IN, chart_style, to_svg
-from mlora_ray.simulate.facts import Outcome
-from mlora_ray.units import show_seconds
+from mlora_ray.display.numbers import show_seconds
+from mlora_ray.report.chart_style import ACCENT, FAINT, INK, MUTED, WARM, WIDTH_IN, chart_style, to_svg
+from mlora_ray.simulate.results import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from mlora_ray.policies.step_time import StepTimes
+from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.simulate.bounds import mean_completion_bound
-from mlora_ray.simulate.facts import JobOutcome, Outcome
+from mlora_ray.simulate.results import JobOutcome, Outcome
 
 MIN_TENANT_JOBS = 5  # a tenant with fewer says nothing of fairness
 NUM_RESAMPLES = 2000

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlora_ray.decisions import read_decisions, safe_decide
+from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.policies.contract import load_policy
-from mlora_ray.policies.step_time import UNKNOWN, StepTimes
-from mlora_ray.profiles import read_profile
-from mlora_ray.serde import dumps, to_plain
+from mlora_ray.policies.models.step_time import UNKNOWN, StepTimes
+from mlora_ray.store.decision_log import read_decisions, safe_decide
 from mlora_ray.types import Action
+from mlora_ray.types.serialization import dumps, to_plain
 
 MAX_SHOWN = 20
 EXIT_DIFFERENT = 4

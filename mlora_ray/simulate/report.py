@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlora_ray.display.numbers import show_seconds
 from mlora_ray.simulate.charts import completion_chart, gantt_chart, usage_chart
 from mlora_ray.simulate.sweep import Run
-from mlora_ray.units import show_seconds
 
 
 def write_report(

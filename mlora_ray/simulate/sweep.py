@@ -9,10 +9,10 @@ from typing import Any
 
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.policies.contract import load_policy
-from mlora_ray.policies.step_time import StepTimes
-from mlora_ray.simulate.cluster import Simulation
-from mlora_ray.simulate.facts import Costs, Outcome, SimHost, SimJob
+from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.simulate.metrics import Figures, geometric_mean, interval, measure, plain
+from mlora_ray.simulate.results import Costs, Outcome, SimHost, SimJob
+from mlora_ray.simulate.simulation import Simulation
 from mlora_ray.simulate.traces import TraceRow
 from mlora_ray.simulate.workload import WorkloadSettings, hosts_of_bases, make_window
 

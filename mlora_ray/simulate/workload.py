@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlora_ray.errors import InputError, Mistake
-from mlora_ray.policies.step_time import StepTimes
-from mlora_ray.simulate.facts import SimJob
+from mlora_ray.policies.models.step_time import StepTimes
+from mlora_ray.simulate.results import SimJob
 from mlora_ray.simulate.traces import TraceRow
 
 RANKS_A, RANKS_B = (2, 4, 8, 16), (8, 16, 32, 64)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from mlora_ray import serde
 from mlora_ray.errors import Mistake, MloraError
-from mlora_ray.types import HostSettings, JobSpec, JobState
+from mlora_ray.types import HostSettings, JobSpec, JobState, serialization
 
 
 class DatabaseError(MloraError):
@@ -112,7 +111,7 @@ def spec_differences(
     mistakes = [_differs(file, n, "name", "", f"{where} has no such job") for n in now if n not in before]
     mistakes += [_differs(file, n, "name", "", f"missing: {where} has it") for n in before if n not in now]
     for name in sorted(set(before) & set(now)):
-        old, new = serde.flat_fields(before[name]), serde.flat_fields(now[name])
+        old, new = serialization.flat_fields(before[name]), serialization.flat_fields(now[name])
         for key in sorted(old | new):
             is_place = key.endswith("_rows.source")  # the same rows, named from another folder
             if old.get(key) != new.get(key) and not is_place:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlora_ray import cluster
+from mlora_ray.actors import local_cluster
 
 
 @pytest.fixture(scope="module")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with cluster.embedded(num_cpus=4, note=tmp_path_factory.mktemp("ray") / "ray_dir"):
+    with local_cluster.embedded(num_cpus=4, note=tmp_path_factory.mktemp("ray") / "ray_dir"):
         yield

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from mlora_ray.actors.options import start_host
-from mlora_ray.bases import resolve_base
+from mlora_ray.bases.resolve import resolve_base
 from mlora_ray.types import HostSettings
 
 

@@ -13,11 +13,11 @@ import pytest
 import ray
 
 from mlora_ray.actors.options import start_placement
-from mlora_ray.run_facts import RunResult, SubmitRequest
-from mlora_ray.service_settings import ServiceSettings
-from mlora_ray.status import RunStatus
-from mlora_ray.store.database import ControlDatabase
+from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import CrossRequest, HostType, JobSpec, JobState
+from mlora_ray.types.service import RunResult, SubmitRequest
+from mlora_ray.types.status import RunStatus
 from tests.conftest import real_spec
 
 CALL_S = 60.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mlora_ray.bases import resolve_base
+from mlora_ray.bases.resolve import resolve_base
 from mlora_ray.benchmarks import peft, workloads
 from mlora_ray.errors import InputError
 

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from mlora_ray.actors.options import start_placement
-from mlora_ray.run_facts import SubmitRequest
+from mlora_ray.types.service import SubmitRequest
 
 CALL_S = 60.0
 

@@ -29,7 +29,7 @@ def main() -> int:
     import ray
 
     from mlora_ray.benchmarks.fake_nodes import FakeNodes, NodeType
-    from mlora_ray.settings_file import read_settings
+    from mlora_ray.config.cluster_settings import read_settings
 
     cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
     types = [

@@ -25,9 +25,9 @@ from typing import Any
 
 import yaml
 
-from mlora_ray.metrics import METRICS, Metrics
-from mlora_ray.status import HostStatus, JobStatus, RunStatus
+from mlora_ray.control.metrics import METRICS, Metrics
 from mlora_ray.types import JobState
+from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0

@@ -25,8 +25,8 @@ class Placement:
     """Answers as the placement actor does."""
 
     def status(self) -> Any:
-        from mlora_ray.status import JobStatus, RunStatus
         from mlora_ray.types import JobState
+        from mlora_ray.types.status import JobStatus, RunStatus
 
         jobs = (
             JobStatus(name="secret-a", state=JobState.TRAINING, step=1, total_steps=4),
@@ -35,7 +35,7 @@ class Placement:
         return RunStatus(jobs=jobs, tokens_per_s=12.345, total_tokens=100, done_tokens=25)
 
     def hosts(self) -> Any:
-        from mlora_ray.status import HostStatus
+        from mlora_ray.types.status import HostStatus
 
         return (HostStatus(id="cpu-0", host_type="cpu", base="b", state="alive"),)
 
@@ -54,7 +54,7 @@ def main() -> int:
     from ray import serve
     from ray.serve.schema import ServeDeploySchema
 
-    from mlora_ray.service.status_page import KEPT_S, build
+    from mlora_ray.gateway.status_page import KEPT_S, build
 
     manifest = yaml.safe_load((ROOT / "deploy/kuberay/rayservice.yaml").read_text(encoding="utf-8"))
     config = ServeDeploySchema.parse_obj(yaml.safe_load(manifest["spec"]["serveConfigV2"]))

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from mlora_ray.settings_file import read_settings
+from mlora_ray.config.cluster_settings import read_settings
 from mlora_ray.types import HostType
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import find_mistakes, read
 
-from mlora_ray.settings_file import read_settings
+from mlora_ray.config.cluster_settings import read_settings
 from mlora_ray.types import HostType
+from tests.deploy.manifests import find_mistakes, read
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy/kuberay"
@@ -156,7 +156,7 @@ def test_workers_on_spot_machines_are_tolerated_and_leave_in_time() -> None:
         for group in cluster["workerGroupSpecs"]:
             pod = group["template"]["spec"]
             command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-            assert command[:-1] == ["python", "-m", "mlora_ray.spot_notice", "--leave-in"]
+            assert command[:-1] == ["python", "-m", "mlora_ray.actors.spot_notice", "--leave-in"]
             assert float(command[-1]) < pod["terminationGracePeriodSeconds"]
             keys = {one["key"] for one in pod.get("tolerations", [])}
             assert ("cloud.google.com/gke-spot" in keys) == (group["labels"]["market"] == "spot")

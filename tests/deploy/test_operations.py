@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from mlora_ray.cli import app
+from mlora_ray.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")

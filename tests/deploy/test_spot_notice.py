@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mlora_ray.spot_notice import Metadata, leave, watch
+from mlora_ray.actors.spot_notice import Metadata, leave, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 AWS = "/latest/meta-data"
@@ -149,7 +149,7 @@ class Host:
 host = Host.remote()  # an idle node would go at once
 ray.get(host.answer.remote(), timeout=60)
 address, node = ray.get_runtime_context().gcs_address, ray.get_runtime_context().get_node_id()
-code = f"from mlora_ray.spot_notice import drain_this_node; drain_this_node({{time.time() + 300}}, {{address!r}})"
+code = f"from mlora_ray.actors.spot_notice import drain_this_node as drain; drain({{time.time() + 300}}, {{address!r}})"
 subprocess.run([sys.executable, "-c", code], check=True, timeout=90)
 deadline_ms = ray._private.state.state.get_draining_nodes()[node]
 print(f"{{ray.get(host.answer.remote(), timeout=60)}}, {{deadline_ms / 1000 - time.time():.0f}} s left")

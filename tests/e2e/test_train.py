@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from mlora_ray.run_files import read_metrics
+from mlora_ray.store.run_files import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_S = 180.0

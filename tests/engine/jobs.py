@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from mlora_ray.data.tokenized_rows import Rows, make_rows
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import Engine, StepFailure
-from mlora_ray.engine.rows import Rows, make_rows
 from mlora_ray.types import BaseSpec, JobSpec, LoraSpec, RowsRef, StepReport, TrainSpec
 
 NO_REF = RowsRef(

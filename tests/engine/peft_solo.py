@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlora_ray.engine.adapter import AdapterState, a_view, b_view, peft_tensors
+from mlora_ray.bases.target_modules import is_regex
+from mlora_ray.data.tokenized_rows import Rows
+from mlora_ray.engine.adapter_state import AdapterState, a_view, b_view, peft_tensors
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.executor import run_row
-from mlora_ray.engine.row import Request, Scratch
-from mlora_ray.engine.rows import Rows
-from mlora_ray.targets import is_regex
+from mlora_ray.engine.packed_row import Request, Scratch
 from mlora_ray.types import LoraSpec
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.data.tokenized_rows import Rows
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base, load_base
 from mlora_ray.engine.engine import Engine, StepFailure
-from mlora_ray.engine.rows import Rows
 from mlora_ray.types import JobSpec
 from tests.engine.jobs import make_engine, mixed_job, random_rows, renamed, train_all
 
@@ -205,7 +205,7 @@ def interrupted_once(base: Base, jobs: list[Job]) -> Hashes:
 
 
 def main(name: str, dtype: str, threads: int) -> None:
-    from mlora_ray.bases import resolve_base
+    from mlora_ray.bases.resolve import resolve_base
 
     base = load_base(resolve_base(name, dtype), threads=threads)
     is_tiny = name == "tiny-llama"

@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 
-from mlora_ray.engine import memory
-from mlora_ray.engine.memory import PROCESS_BYTES, ROW_TOKENS, activation_bytes_per_token, detect_limit, plan_budget
+from mlora_ray.engine import memory_budget
+from mlora_ray.engine.memory_budget import (
+    PROCESS_BYTES,
+    ROW_TOKENS,
+    activation_bytes_per_token,
+    detect_limit,
+    plan_budget,
+)
 from mlora_ray.errors import JobError, MloraError
 from tests.engine.jobs import make_engine, mixed_job, train_all
 from tests.engine.models import as_base, stock_model
@@ -37,7 +43,7 @@ def test_the_parts_add_up_to_the_limit(limit_gib: int) -> None:
 def test_a_small_limit_buys_a_shorter_row() -> None:
     base = as_base(stock_model("Llama"))
     left = ROW_TOKENS * activation_bytes_per_token(base)  # a third of it pays for a third of the longest row
-    fixed = PROCESS_BYTES + base.num_bytes + memory.head_bytes(base)
+    fixed = PROCESS_BYTES + base.num_bytes + memory_budget.head_bytes(base)
     budget = plan_budget(base, fixed + left)
     assert base.context.tile <= budget.token_budget < ROW_TOKENS
     assert budget.adapter_bytes > 0
@@ -68,7 +74,7 @@ def test_an_adapter_larger_than_the_adapter_memory_is_refused() -> None:
 
 def test_detected_limit_is_a_share_of_what_is_there() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < detect_limit() <= memory.SHARE * total
+    assert 0 < detect_limit() <= memory_budget.SHARE * total
 
 
 def run_python(code: str, **env: str) -> Any:
@@ -82,9 +88,9 @@ def run_python(code: str, **env: str) -> Any:
 
 MEASURE = """
 import json, resource, sys
-from mlora_ray.bases import resolve_base
+from mlora_ray.bases.resolve import resolve_base
 from mlora_ray.engine.base import load_base
-from mlora_ray.engine.memory import activation_bytes_per_token, head_bytes, process_bytes
+from mlora_ray.engine.memory_budget import activation_bytes_per_token, head_bytes, process_bytes
 from tests.engine.jobs import make_engine, make_job, random_rows, train_all
 from mlora_ray.types import LoraSpec, TrainSpec
 

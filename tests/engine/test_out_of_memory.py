@@ -11,13 +11,13 @@ import torch
 
 from mlora_ray.engine import evaluation as evaluation_module
 from mlora_ray.engine import executor as executor_module
-from mlora_ray.engine.adapter import AdapterLayout
+from mlora_ray.engine.adapter_state import AdapterLayout
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import Engine, StepFailure
 from mlora_ray.engine.executor import RowResult
 from mlora_ray.engine.executor import run_row as run_row_within_memory
-from mlora_ray.engine.memory import is_out_of_memory
-from mlora_ray.engine.row import Request, Scratch, padded_rows
+from mlora_ray.engine.memory_budget import is_out_of_memory
+from mlora_ray.engine.packed_row import Request, Scratch, padded_rows
 from mlora_ray.types import StepReport
 from tests.engine.jobs import make_engine, mixed_job, random_rows, renamed, train_all
 from tests.engine.models import as_base, stock_model

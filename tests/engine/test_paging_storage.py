@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import Engine, StepFailure
-from mlora_ray.engine.training import Training
+from mlora_ray.engine.engine_job import Training
 from tests.engine.jobs import make_engine, mixed_job, random_rows, renamed, train_all
 from tests.engine.models import as_base, stock_model
 

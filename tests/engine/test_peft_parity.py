@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mlora_ray.bases import resolve_base
-from mlora_ray.engine.adapter import AdapterState
+from mlora_ray.bases.resolve import resolve_base
+from mlora_ray.data.batch_sampler import rows_of_step
+from mlora_ray.data.tokenized_rows import Rows, make_rows
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import prepare_base
-from mlora_ray.engine.cursor import rows_of_step
-from mlora_ray.engine.rows import Rows, make_rows
 from mlora_ray.types import LoraSpec, TrainSpec
 from tests.engine.jobs import make_engine, make_job, train_all
 from tests.engine.peft_solo import peft_model, solo_loss

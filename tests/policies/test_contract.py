@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlora_ray.policies.contract import Policy, load_policy, validate_actions
-from mlora_ray.policies.fifo import Fifo
-from mlora_ray.policies.rebalance import Rebalance
+from mlora_ray.policies.placement.fifo import Fifo
+from mlora_ray.policies.placement.rebalance import Rebalance
 from mlora_ray.types import (
     Action,
     AdapterView,
@@ -108,7 +108,7 @@ def test_an_adapter_is_named_once_and_groups_see_what_came_before() -> None:
 
 def test_policies_by_name() -> None:
     assert isinstance(load_policy("fifo"), Fifo)
-    assert load_policy("mlora_ray.policies.fifo:Fifo").name == "fifo"
+    assert load_policy("mlora_ray.policies.placement.fifo:Fifo").name == "fifo"
     wrong = {"best": "allowed are .*", "json:loads": "be loaded", "no_such:X": "be loaded", "builtins:int": "decide"}
     for name, why in wrong.items():
         with pytest.raises(ValueError, match=why):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlora_ray.errors import InputError
-from mlora_ray.simulate.fleet import SpotSeries
-from mlora_ray.simulate.spot import cut, read_spot_series, span_s
+from mlora_ray.simulate.elastic_simulation import SpotSeries
+from mlora_ray.simulate.spot_series import cut, read_spot_series, span_s
 
 INDEX = "trace,gap_s,ticks\nd/b,300,5\nd/a,60,4\n"
 

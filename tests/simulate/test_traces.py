@@ -9,12 +9,12 @@ import statistics
 from pathlib import Path
 
 import pytest
-from made_jobs import STEPS
 
 from mlora_ray.errors import InputError
 from mlora_ray.simulate.synthetic import synthetic_philly
 from mlora_ray.simulate.traces import TraceRow, filter_rows, read_trace
 from mlora_ray.simulate.workload import WorkloadSettings, make_window
+from tests.builders.jobs import STEPS
 
 HEAD = "submit_s,duration_s,num_gpus,vc\n"
 

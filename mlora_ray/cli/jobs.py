@@ -1,0 +1,157 @@
+"""`status`, `pause`, `resume` and `cancel`: jobs of a running service."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlora_ray.actors.connect import find_service, on_cluster
+from mlora_ray.cli.output import EXIT_INTERRUPTED, EXIT_SUCCEEDED, command_mistake, print_json, say
+from mlora_ray.display.numbers import count, show_loss, show_rate, show_seconds
+from mlora_ray.display.progress_view import ProgressView
+from mlora_ray.display.tables import Column, counted, print_table
+from mlora_ray.errors import InputError
+from mlora_ray.run.interrupt import Interrupt
+from mlora_ray.types import JobState
+from mlora_ray.types.status import JobStatus, RunStatus
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mlora_ray.actors.client import Service
+
+POLL_S = 0.5
+MAX_SHOWN = 40
+FINAL = tuple(state for state in JobState if state.is_final)
+LAST_SHOWN = (JobState.CANCELLED, JobState.SUCCEEDED)  # what needs a look comes first
+JOB_COLUMNS = (
+    Column("job", max_width=32),
+    Column("state"),
+    Column("steps", is_number=True),
+    Column("loss", rank=1, is_number=True),
+    Column("tokens/s", rank=3, is_number=True),
+    Column("host", rank=2, max_width=16),
+    Column("note"),
+)
+
+
+def show_status(
+    names: Sequence[str], address: str, service_name: str, is_watching: bool, as_json: bool, out: Console
+) -> int:
+    """The jobs of these names, or all of them."""
+    with on_cluster(address):
+        service = find_service(service_name)
+        status = service.status(names)
+        if is_watching and not as_json:
+            return _watch(service, names, status, out)
+        if as_json:
+            print_json(status_json(status))
+        else:
+            print_status(status, out)
+    return EXIT_SUCCEEDED
+
+
+def status_json(status: RunStatus) -> dict[str, Any]:
+    return dataclasses.asdict(status) | {"share_done": status.share_done, "eta_s": status.eta_s}
+
+
+def print_status(status: RunStatus, out: Console) -> None:
+    jobs = sorted(status.jobs, key=lambda job: (job.state in LAST_SHOWN, job.state is JobState.SUCCEEDED))
+    if not jobs:
+        say(out, "no jobs")
+    else:
+        shown = jobs[:MAX_SHOWN]
+        print_table(out, JOB_COLUMNS, [job_cells(job) for job in shown])
+        if len(shown) < len(jobs):
+            say(out, f"… and {count(len(jobs) - len(shown), 'more job')}: name them, or --json")
+        say(out, _whole(status))
+    for warning in status.warnings:
+        say(out, f"warning: {warning}")
+    if status.error:
+        say(out, status.error)
+
+
+def job_cells(job: JobStatus) -> tuple[str, ...]:
+    """One row of `JOB_COLUMNS`."""
+    steps = f"{job.step:,}/{job.total_steps:,}"
+    rate = show_rate(job.tokens_per_s) if job.state is JobState.TRAINING and job.tokens_per_s else ""
+    loss = show_loss(job.loss) if job.step else ""
+    return (job.name, str(job.state), steps, loss, rate, job.host, job.error or job.note)
+
+
+def _whole(status: RunStatus) -> str:
+    counts = Counter(str(job.state) for job in status.jobs)
+    parts = [counted({str(state): counts[str(state)] for state in JobState}), f"{status.share_done:.1%}"]
+    if status.tokens_per_s:
+        parts.append(f"{show_rate(status.tokens_per_s)} tokens/s")
+    if status.tokens_per_s and status.share_done < 1:
+        parts.append(f"{show_seconds(status.eta_s)} left")
+    return " · ".join(parts)
+
+
+def _watch(service: Service, names: Sequence[str], status: RunStatus, out: Console) -> int:
+    """Until every job has ended; Ctrl-C ends the watching only."""
+    began_s = time.monotonic()
+    with Interrupt() as interrupt, ProgressView(out) as view:
+        while True:
+            view.update(dataclasses.replace(status, elapsed_s=time.monotonic() - began_s))
+            if all(job.state.is_final for job in status.jobs):
+                return EXIT_SUCCEEDED
+            if interrupt.is_set:
+                return EXIT_INTERRUPTED
+            time.sleep(POLL_S)
+            status = service.status(names)
+
+
+def pause(names: Sequence[str], address: str, service_name: str, as_json: bool, out: Console) -> int:
+    """Stop these jobs at their next step boundary, saved."""
+    with on_cluster(address):
+        service = find_service(service_name)
+        _refuse_ended("pause", service.status(names), "a job that has not ended")
+        _answer("pausing", "was paused already", service.pause(names), names, as_json, out)
+    return EXIT_SUCCEEDED
+
+
+def resume(names: Sequence[str], address: str, service_name: str, as_json: bool, out: Console) -> int:
+    """Queue paused and failed jobs again, from their last committed step."""
+    with on_cluster(address):
+        service = find_service(service_name)
+        ended = (JobState.SUCCEEDED, JobState.CANCELLED)
+        _refuse_ended("resume", service.status(names), "a paused or failed job", ended)
+        _answer("queued", "goes on already", service.resume(names), names, as_json, out)
+    return EXIT_SUCCEEDED
+
+
+def cancel(names: Sequence[str], address: str, service_name: str, as_json: bool, out: Console) -> int:
+    """End these jobs for good; what they have committed stays in the storage."""
+    with on_cluster(address):
+        service = find_service(service_name)
+        _refuse_ended("cancel", service.status(names), "a job that has not ended")
+        _answer("cancelled", "had ended already", service.cancel(names), names, as_json, out)
+    return EXIT_SUCCEEDED
+
+
+def _refuse_ended(
+    command: str,
+    status: RunStatus,
+    allowed: str,
+    states: Collection[JobState] = FINAL,
+) -> None:
+    """Raises InputError with a mistake for each job in one of `states`; then nothing is changed."""
+    ended = [job for job in status.jobs if job.state in states]
+    if ended:
+        raise InputError([command_mistake(command, job.name, f"{allowed}; it is {job.state}") for job in ended])
+
+
+def _answer(done: str, already: str, changed: Sequence[str], names: Sequence[str], as_json: bool, out: Console) -> None:
+    unchanged = [name for name in dict.fromkeys(names) if name not in changed]
+    if as_json:
+        print_json({"changed": list(changed), "unchanged": unchanged})
+        return
+    if changed:
+        say(out, f"{done} {', '.join(changed)}")
+    for name in unchanged:
+        say(out, f"{name} {already}")

@@ -1,0 +1,129 @@
+"""The fields a cluster settings file may hold, their types and ranges. docs/cluster-settings.md has the table."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mlora_ray.config.job_fields import Count, Number, Positive, Rate, Switch, Text
+from mlora_ray.errors import InputError
+from mlora_ray.policies.scaling.presets import PROFILES
+from mlora_ray.run.options import parse_bytes
+
+# Names of Ray's and others' settings, and what they are called here.
+SYNONYMS = {
+    "database_url": "database",
+    "db": "database",
+    "storage_path": "storage",
+    "min_workers": "min_hosts",
+    "max_workers": "max_hosts",
+    "max_price": "max_cost_per_hour",
+    "budget": "max_cost_per_hour",
+    "idle_timeout_minutes": "node_idle_timeout_s",
+    "idle_timeout_s": "node_idle_timeout_s",
+    "forecast": "is_forecasting",
+    "available_node_types": "host_types",
+    "node_types": "host_types",
+    "device_type": "device",
+    "label_selector": "labels",
+    "spot": "is_spot",
+    "price": "price_per_hour",
+    "memory_limit_bytes": "memory_limit",
+    "adapter_memory_bytes": "adapter_memory",
+    "tick": "tick_s",
+}
+
+
+def _profile(value: object) -> object:
+    if value not in PROFILES:
+        raise ValueError(f"one of {', '.join(PROFILES)}")
+    return value
+
+
+def _name(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError("letters, digits, '.', '_' and '-', the first a letter or digit, at most 64")
+    return value
+
+
+def _database(value: object) -> object:
+    if not isinstance(value, str) or not re.match(r"\w[\w+]*://", value):
+        raise ValueError("a SQLAlchemy URL such as postgresql+psycopg://user@host/mlora or sqlite:////path/control.db")
+    return value
+
+
+def _size(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("a size such as 8GB, 512MiB or 2000000000")
+    try:
+        return parse_bytes(str(value), "")
+    except InputError as error:
+        raise ValueError(error.mistakes[0].allowed) from None
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+Size = Annotated[int, BeforeValidator(_size)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Seconds = Annotated[Number, Field(gt=0, le=86_400)]
+Delay = Annotated[Number, Field(ge=0, le=7 * 86_400)]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ScaleFields(_Fields):
+    """Numbers that stand beside, and over, those of the profile."""
+
+    min_hosts: Count = 0
+    max_hosts: Positive = 1
+    max_cost_per_hour: Rate = 0.0
+    target_wait_s: Annotated[Number, Field(gt=0)] = 300.0
+    jobs_per_host: Positive = 8
+    up_delay_s: Delay = 0.0
+    down_delay_s: Delay = 120.0
+    spot_share: Share = 0.0
+    is_forecasting: Switch = False
+    start_patience_s: Delay = 1800.0
+    node_idle_timeout_s: Delay = 0.0
+
+
+class ServiceFields(_Fields):
+    """The top of the file beside `host_types` and the numbers of `ScaleFields`."""
+
+    name: Name = "mlora"
+    storage: Text = ""
+    database: Annotated[str, BeforeValidator(_database)] = ""
+    policy: Text = "rebalance"
+    tenant_shares: dict[Text, Annotated[Number, Field(gt=0)]] = Field(default_factory=dict)
+    base_profiles: list[Text] = Field(default_factory=list)
+    profile: Annotated[str, BeforeValidator(_profile)] = "custom"
+    is_logging_decisions: Switch = True
+    tick_s: Annotated[Number, Field(ge=0.05, le=60)] = 1.0
+    host_timeout_s: Seconds = 10.0
+    stall_timeout_s: Delay = 1800.0
+    host_max_steps: Count = 0
+    memory_recycle_share: Annotated[Number, Field(gt=0, le=1)] = 0.97
+    save_attempts: Count = 0
+    max_uncommitted_steps: Positive = 200
+    page_root: Text = ""
+
+
+class HostTypeFields(_Fields):
+    """One item of `host_types`."""
+
+    name: Name
+    device: Literal["cpu", "cuda"] = "cpu"
+    num_cpus: Annotated[Number, Field(ge=0)] = 1.0
+    num_gpus: Annotated[Number, Field(ge=0)] = 0.0
+    labels: dict[Text, Text] = Field(default_factory=dict)
+    zone: Text = ""
+    is_spot: Switch = False
+    price_per_hour: Rate = 0.0
+    max_hosts: Count = 1
+    threads: Positive = 1
+    memory_limit: Size = 0
+    adapter_memory: Size = 0
+    token_budget: Positive = 0

@@ -1,0 +1,93 @@
+"""Writing what adapters have become: snapshots are taken between two steps, storage is waited for in another thread."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
+
+from mlora_ray.host.hosted_job import Held
+from mlora_ray.store.adapter_files import EvalLosses, write_outputs
+from mlora_ray.store.bundles import bundle_uri, write_bundle
+from mlora_ray.types import Assignment, BundleReport
+
+if TYPE_CHECKING:
+    from mlora_ray.data.tokenized_rows import Rows
+    from mlora_ray.engine.adapter_state import AdapterState
+    from mlora_ray.engine.engine import Engine
+
+
+class Saver:
+    """Begins saves; `Held.saving` is the one under way. Its result is the report, or StorageError."""
+
+    def __init__(self, engine: Engine, bundle_root: str, writer: Executor) -> None:
+        self._engine, self._bundle_root, self._writer = engine, bundle_root, writer
+        self._base_losses: dict[str, float] = {}
+
+    def begin(self, held: Held, num_tokens: int) -> Future[BundleReport]:
+        """Take a snapshot and start writing it. A finished adapter is evaluated first, and its outputs are written."""
+        from mlora_ray.engine.adapter_state import AdapterState
+
+        state = self._engine.state(held.name)
+        is_final = self._engine.is_done(held.name) and not held.failure
+        arrays = state.to_arrays()
+        if is_final:
+            self._evaluate(held, state)
+            # A copy on the CPU: the adapter's own buffers may be paged out while this is written.
+            state = AdapterState.from_arrays(self._engine.layout(held.assignment.spec), arrays)
+        held.saving = self._writer.submit(
+            self._write, held.assignment, state, arrays, num_tokens, tuple(held.steps), is_final, held.losses
+        )
+        return held.saving
+
+    def take(self, held: Held) -> BundleReport:
+        """The report of a save that is done; its steps are the report's now. Raises StorageError: nothing changed."""
+        saving: Future[BundleReport] = held.saving  # type: ignore[assignment]
+        held.saving = None
+        report = saving.result(0)
+        held.saved_step, held.saved_uri = report.step, report.bundle_uri
+        held.steps = held.steps[len(report.steps) :]
+        return report
+
+    def _write(
+        self,
+        assignment: Assignment,
+        state: AdapterState,
+        arrays: dict[str, Any],
+        num_tokens: int,
+        steps: tuple[Any, ...],
+        is_final: bool,
+        losses: EvalLosses | None,
+    ) -> BundleReport:
+        """In the writer's thread. The outputs come first: a committed final bundle means that everything is there."""
+        spec, step = assignment.spec, int(arrays["step"][0])
+        weights_sha256 = ""
+        if is_final:
+            weights_sha256 = write_outputs(assignment.out_uri, spec, self._engine.base, state, losses)
+        uri = bundle_uri(self._bundle_root, spec.name, step, assignment.epoch)
+        meta = {"job": spec.name, "step": step, "epoch": assignment.epoch, "num_tokens": num_tokens}
+        return BundleReport(
+            job=spec.name,
+            epoch=assignment.epoch,
+            step=step,
+            bundle_uri=uri,
+            sha256=write_bundle(uri, arrays, meta),
+            steps=steps,
+            is_final=is_final,
+            weights_sha256=weights_sha256,
+        )
+
+    def _evaluate(self, held: Held, state: AdapterState) -> None:
+        """The final losses, once; the last step's report carries the adapter's."""
+        if held.eval_rows is None or held.losses is not None:
+            return
+        spec = held.assignment.spec
+        base_loss = self._base_loss(spec.eval_rows.sha256 if spec.eval_rows else "", held.eval_rows)
+        held.losses = EvalLosses(base_loss, self._engine.evaluate([(state, spec, held.eval_rows)])[0])
+        if held.steps:
+            held.steps[-1] = dataclasses.replace(held.steps[-1], eval_loss=held.losses.adapter)
+
+    def _base_loss(self, key: str, rows: Rows) -> float:
+        if key not in self._base_losses:
+            self._base_losses[key] = self._engine.evaluate([(None, None, rows)])[0]
+        return self._base_losses[key]

@@ -1,0 +1,145 @@
+"""DIR: what a run keeps where, and who may use it. Refuses to touch what is not its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from mlora_ray.errors import InputError, Mistake, MloraError
+from mlora_ray.locks import RunLock
+from mlora_ray.store.database.control_database import ControlDatabase
+from mlora_ray.store.records import DatabaseError, DatabaseInUse, JobRecord, Machine, spec_differences
+from mlora_ray.types import JobSpec
+
+OURS = ".mlora"
+
+
+class RunDirectory:
+    """Paths of one run. Nothing is written until `open`."""
+
+    def __init__(self, path: str) -> None:
+        self.root = Path(path).absolute()
+        self.ours = self.root / OURS
+        self.data = self.ours / "data"
+        self.bundles = self.ours / "bundles"
+        self.pages = self.ours / "pages"
+        self.decisions = self.ours / "decisions.jsonl"
+        self.database = self.ours / "control.db"
+        self.ray_note = self.ours / "ray_dir"
+        self._was_there = self.root.exists()
+        self._lock: RunLock | None = None
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.database}"
+
+    def open(self, *, is_resume: bool, is_overwrite: bool) -> None:
+        """Take the directory for this process. Raises InputError when it may not be used."""
+        if is_resume and is_overwrite:
+            raise self._mistake("--resume", "not together with --overwrite")
+        if self.root.exists() and not self.root.is_dir():
+            raise self._mistake("--out", "a directory; this is a file")
+        is_strange = self._was_there and any(self.root.iterdir()) and not self.ours.is_dir()
+        if is_strange:
+            raise self._mistake("--out", "an empty or new directory; this one has files and holds no run")
+        if self.database.exists() and not (is_resume or is_overwrite):
+            raise self._mistake(
+                "--out", "this directory holds a run: go on with --resume, or begin anew with --overwrite"
+            )
+        try:
+            self._lock = RunLock(str(self.ours / "lock"))
+        except OSError as error:
+            raise self._mistake("--out", f"a directory that can be written: {error.strerror}") from error
+        except MloraError as error:
+            raise self._mistake("--out", str(error)) from error
+        if is_overwrite and self.database.exists():
+            self._check_at_rest()
+
+    def _check_at_rest(self) -> None:
+        """The lock tells of runs on this machine, the database's lease of a service. Raises InputError."""
+        try:
+            database = ControlDatabase(self.database_url)
+        except DatabaseError:
+            return  # of a newer version, or damaged: no service of ours can be at work on it
+        try:
+            database.take_lease(f"--overwrite of {self.root}")
+            database.release_lease()
+        except DatabaseInUse as error:
+            self.close()
+            raise self._mistake("--overwrite", str(error)) from error
+        except DatabaseError:
+            return
+        finally:
+            database.close()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def forget(self) -> None:
+        """Leave no trace of a run that never began."""
+        self.close()
+        if not self._was_there:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def forget_untrained(self) -> None:
+        """Leave the directory free if the run that is here ended before any training; else as it is."""
+        try:
+            if self.database.exists() and any(r.step or r.bundle_uri for r in self._read_jobs()):
+                return
+        except DatabaseError:
+            return
+        self.empty()
+        shutil.rmtree(self.data, ignore_errors=True)
+        self.forget()
+
+    def num_steps(self) -> int:
+        """Committed steps of the run that is here, all jobs together."""
+        return sum(r.step for r in self._read_jobs())
+
+    def empty(self) -> None:
+        """Remove the run that is here: its jobs' folders and our own files; other files stay."""
+        if not self.database.exists():
+            return
+        try:
+            names = [r.spec.name for r in self._read_jobs()]
+        except DatabaseError:
+            names = [p.parent.name for p in self.root.glob("*/job.json")]
+        for name in names:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        for path in (*self.root.glob("summary.json"), *self.root.glob("report.html"), self.decisions):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.bundles, ignore_errors=True)
+        shutil.rmtree(self.pages, ignore_errors=True)
+        for path in self.ours.glob("control.db*"):
+            path.unlink()
+
+    def machine(self) -> Machine | None:
+        """What the run that is here began on; None when there is none."""
+        database = ControlDatabase(self.database_url)
+        try:
+            return database.machine()
+        finally:
+            database.close()
+
+    def holds(self, specs: list[JobSpec], job_file: str) -> bool:
+        """True when a run of these jobs is here. Raises InputError, a mistake a field, when it is another run."""
+        if not self.database.exists():
+            return False
+        here = [r.spec for r in self._read_jobs()]
+        if not here:
+            return False  # ended before it had queued anything
+        if mistakes := spec_differences(here, specs, job_file):
+            raise InputError(mistakes)
+        return True
+
+    def _read_jobs(self) -> list[JobRecord]:
+        database = ControlDatabase(self.database_url)
+        try:
+            return database.jobs()
+        finally:
+            database.close()
+
+    def _mistake(self, field: str, allowed: str) -> InputError:
+        return InputError([Mistake(file="command line", field=field, value=str(self.root), allowed=allowed)])

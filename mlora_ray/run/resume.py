@@ -1,0 +1,33 @@
+"""Going on with a run to the same bits: its device, its threads, and a machine that computes as its own did."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mlora_ray.engine.numerics import differences, machine_facts
+from mlora_ray.errors import InputError, Mistake
+from mlora_ray.run.directory import RunDirectory
+from mlora_ray.run.options import TrainOptions, mistake
+
+
+def as_before(options: TrainOptions, directory: RunDirectory) -> TrainOptions:
+    """The options with the device and threads of the run that goes on. Raises InputError where its bits would change.
+
+    On a cluster (`--address`) this process is not the machine that trains: each host is compared when it joins.
+    """
+    before = directory.machine()
+    if before is None:
+        return options
+    if options.threads not in (0, before.threads):
+        raise mistake("--threads", str(options.threads), f"{before.threads}, with which this run began, or none")
+    if options.device not in ("auto", before.device):
+        raise mistake("--device", options.device, f"{before.device}, on which this run began, or auto")
+    changed = [] if options.address else differences(dict(before.facts), machine_facts(before.device))
+    if changed:
+        raise InputError([_changed(directory, *one) for one in changed])
+    return dataclasses.replace(options, threads=before.threads, device=before.device)
+
+
+def _changed(directory: RunDirectory, name: str, then: str, now: str) -> Mistake:
+    allowed = f"{then}, with which this run began: other bits would come out; use --overwrite to start anew"
+    return Mistake(file=str(directory.root), field=f"--resume: {name}", value=now, allowed=allowed)

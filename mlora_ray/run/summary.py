@@ -1,0 +1,216 @@
+"""DIR/summary.json: one run in numbers, built from what each job left in its folder."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlora_ray.display.numbers import count, show_bytes, show_loss, show_rate, show_seconds
+from mlora_ray.store.run_files import finite, job_names, number, read_json, read_metrics
+from mlora_ray.types import JobState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_PRINTED_JOBS = 40
+FIGURES = ("device", "started_at", "wall_s", "cpu_s", "tokens_per_s", "peak_bytes", "throughput")  # of a training
+DROPPED_FIRST = ("seconds", "tokens", "steps", "eval before", "sha256")  # where the terminal is narrow
+COLUMNS = ("job", "state", "steps", "tokens", "train loss", "eval before", "eval after", "seconds", "sha256")
+
+
+def build_summary(
+    run_dir: str,
+    *,
+    command: str,
+    device: str,
+    base: str,
+    started_at: str,
+    wall_s: float,
+    cpu_s: float,
+    peak_bytes: int,
+    failed: Mapping[str, str],
+    cross_eval: Mapping[str, Any] | None = None,
+    throughput: Sequence[Mapping[str, float]] = (),
+    order: Sequence[str] = (),
+    is_of_order_only: bool = False,
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    `failed` is the error text of each failed job by name; `order` names all jobs in the job file's order (jobs
+    that left no file yet show as QUEUED), and with `is_of_order_only` other jobs of the directory are left out.
+    `started_at` is ISO 8601. `cross_eval` and `throughput` are as in summary.json itself. Raises StorageError when
+    a job's file is broken.
+    """
+    folder = Path(run_dir)
+    others = [] if is_of_order_only else job_names(folder)
+    names = list(dict.fromkeys([*order, *others, *failed]))
+    jobs = [_job_entry(folder, name, failed.get(name)) for name in names]
+    tokens = sum(job["tokens"] for job in jobs)
+    samples = while_training(throughput)
+    summary = {
+        "command": command,
+        "base": base,
+        "device": device,
+        "started_at": started_at,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "num_jobs": len(jobs),
+        "succeeded": [job["name"] for job in jobs if job["state"] == JobState.SUCCEEDED],
+        "failed": [{"name": name, "error": failed[name]} for name in names if name in failed],
+        "tokens": tokens,
+        "tokens_per_s": mean_rate(samples) or (tokens / wall_s if wall_s > 0 else None),
+        "peak_bytes": peak_bytes,
+        "jobs": jobs,
+        "cross_eval": dict(cross_eval) if cross_eval else None,
+        "throughput": samples,
+    }
+    cleaned: dict[str, Any] = finite(summary)
+    return cleaned
+
+
+def while_training(throughput: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The samples without the zeros before the first step and without the last rate said again after the end."""
+    held = [dict(sample) for sample in throughput]
+    rates = [number(sample["tokens_per_s"]) or 0.0 for sample in held]
+    first = next((at for at, rate in enumerate(rates) if rate > 0), len(held))
+    last = len(held) - 1
+    while last > 0 and rates[last] == rates[last - 1]:
+        last -= 1
+    return held[max(0, first - 1) : last + 1]
+
+
+def mean_rate(throughput: Sequence[Mapping[str, float]]) -> float | None:
+    """Tokens per second over the sampled time: each sample holds since the one before it. None without samples."""
+    pairs = [(float(sample["t_s"]), number(sample["tokens_per_s"]) or 0.0) for sample in throughput]
+    if not pairs:
+        return None
+    spans = [(rate, at - before) for (before, _), (at, rate) in itertools.pairwise(pairs) if at > before]
+    span_s = sum(span for _, span in spans)
+    return sum(rate * span for rate, span in spans) / span_s if span_s > 0 else pairs[-1][1]
+
+
+def write_summary(run_dir: str, summary: Mapping[str, Any]) -> str:
+    """Write DIR/summary.json (strict JSON, replaced in one move) and return its path."""
+    path = Path(run_dir) / "summary.json"
+    text = json.dumps(finite(dict(summary)), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    held = path.with_suffix(".json.tmp")
+    try:
+        held.write_text(text, encoding="utf-8")
+        os.replace(held, path)
+    except OSError:
+        held.unlink(missing_ok=True)
+        raise
+    return str(path)
+
+
+def with_recorded_figures(run_dir: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`summary` with the figures of the training that summary.json records: nothing was trained since."""
+    recorded = read_json(Path(run_dir) / "summary.json")
+    return dict(summary) | {name: recorded[name] for name in FIGURES if name in recorded}
+
+
+def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the end of `train`: a table on a terminal, plain tab-separated lines where there is none."""
+    from rich.console import Console
+
+    console = console or Console()
+    jobs = sorted(summary["jobs"], key=lambda job: job["state"] == JobState.SUCCEEDED)  # what needs a look comes first
+    shown = jobs[:MAX_PRINTED_JOBS]
+    if console.is_terminal:
+        console.print(_table(shown, console.width))
+    else:
+        for cells in (COLUMNS, *(_cells(job) for job in shown)):
+            _plain(console, "\t".join(cells))
+    if len(jobs) > len(shown):
+        _plain(console, f"… and {count(len(jobs) - len(shown), 'more job')} in summary.json")
+    for held in summary["failed"]:
+        _plain(console, f"failed {held['name']}: {held['error']}", style="red")
+    _plain(console, _last_line(summary))
+
+
+def _job_entry(run_dir: Path, name: str, error: str | None) -> dict[str, Any]:
+    """One job of summary.json. `train_loss` is the mean over the last tenth of its steps, weighted by targets."""
+    folder = run_dir / name
+    job, eval_ = read_json(folder / "job.json"), read_json(folder / "eval.json")
+    steps = read_metrics(folder / "metrics.jsonl")
+    return {
+        "name": name,
+        "state": str(_state(folder, job, error, len(steps))),
+        "steps": len(steps),
+        "tokens": sum(int(step.get("num_tokens", 0)) for step in steps),
+        "train_loss": _end_loss(steps),
+        "base_eval_loss": number(eval_.get("base", {}).get("loss")),
+        "eval_loss": number(eval_.get("adapter", {}).get("loss")),
+        "seconds": sum(number(step.get("seconds")) or 0.0 for step in steps),
+        "weights_sha256": job.get("weights_sha256", ""),
+    }
+
+
+def _state(folder: Path, job: Mapping[str, Any], error: str | None, num_steps: int) -> JobState:
+    if error is not None:
+        return JobState.FAILED
+    if job.get("weights_sha256") and (folder / "adapter_model.safetensors").is_file():
+        return JobState.SUCCEEDED
+    return JobState.PAUSED if num_steps else JobState.QUEUED
+
+
+def _end_loss(steps: list[dict[str, Any]]) -> float | None:
+    last = steps[-max(1, len(steps) // 10) :]
+    pairs = [(number(s.get("loss")), int(s.get("num_target_tokens", 1)) or 1) for s in last]
+    if not pairs or any(loss is None for loss, _ in pairs):
+        return None
+    return sum(loss * weight for loss, weight in pairs if loss is not None) / sum(weight for _, weight in pairs)
+
+
+def _cells(job: Mapping[str, Any]) -> tuple[str, ...]:
+    losses = (show_loss(job[field]) for field in ("train_loss", "base_eval_loss", "eval_loss"))
+    numbers = (f"{job['steps']:,}", f"{job['tokens']:,}", *losses, f"{job['seconds'] or 0:.1f}")
+    return (job["name"], job["state"], *numbers, job["weights_sha256"][:12])
+
+
+def _table(jobs: Sequence[Mapping[str, Any]], width: int) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = [_cells(job) for job in jobs]
+    kept = _fitting(lines, width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for at in kept:
+        table.add_column(COLUMNS[at], justify="right" if 2 <= at <= 7 else "left", no_wrap=True, overflow="ellipsis")
+    colour = {JobState.SUCCEEDED: "green", JobState.FAILED: "red"}
+    for line in lines:
+        table.add_row(
+            *(Text(line[at], style=colour.get(JobState(line[1]), "yellow") if at == 1 else "") for at in kept)
+        )
+    return table
+
+
+def _fitting(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Indices of the columns that fit in `width`, three characters of space to each."""
+    widths = [max(len(line[at]) for line in (COLUMNS, *lines)) + 3 for at in range(len(COLUMNS))]
+    kept = list(range(len(COLUMNS)))
+    for name in DROPPED_FIRST:
+        if sum(widths[at] for at in kept) > width:
+            kept.remove(COLUMNS.index(name))
+    return kept
+
+
+def _last_line(summary: Mapping[str, Any]) -> str:
+    parts = [f"{len(summary['succeeded'])} of {count(summary['num_jobs'], 'job')} succeeded"]
+    if summary["failed"]:
+        parts.append(f"{len(summary['failed'])} failed")
+    parts += [f"{summary['tokens']:,} tokens", f"{show_rate(summary['tokens_per_s'])} tokens/s"]
+    parts += [f"{show_seconds(summary['wall_s'])} wall", f"{show_seconds(summary['cpu_s'])} CPU"]
+    return " · ".join([*parts, f"peak {show_bytes(summary['peak_bytes'] or 0)}"])
+
+
+def _plain(console: Console, line: str, style: str | None = None) -> None:
+    if console.is_terminal:
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(line, file=console.file)  # rich would turn each tab into spaces

@@ -1,0 +1,103 @@
+"""Facts go through JSON and come back equal."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlora_ray.types import (
+    Action,
+    AdapterView,
+    ClusterView,
+    DrainHost,
+    HostView,
+    JobSpec,
+    JobState,
+    LaunchHost,
+    Migrate,
+    Pause,
+    Place,
+    PolicyState,
+    SetGroup,
+    StepReport,
+    serialization,
+)
+from tests.conftest import make_spec, make_step
+
+text, number = st.text(max_size=5), st.floats(allow_nan=False)
+hosts = st.builds(HostView, id=text, base=text, device_type=text, group=st.tuples(text), step_s=number)
+adapters = st.builds(
+    AdapterView,
+    id=text,
+    base=text,
+    epoch=st.integers(0, 9),
+    state=st.sampled_from(JobState),
+    lora_rank=st.integers(1, 64),
+    step_tokens=number,
+    tokens_done=st.integers(0, 9),
+    tokens_total=st.none() | st.integers(0, 9),
+    submitted_at_s=number,
+    state_bytes=st.integers(0, 9),
+    host=st.none() | text,
+    deadline_at_s=st.none() | number,
+)
+views = st.builds(
+    ClusterView,
+    now_s=number,
+    hosts=st.lists(hosts, max_size=2).map(tuple),
+    adapters=st.lists(adapters, max_size=2).map(tuple),
+    prices=st.lists(st.tuples(text, number), max_size=2).map(tuple),
+)
+actions: st.SearchStrategy[Action] = st.one_of(
+    st.builds(Place, adapter=text, host=text, epoch=st.integers(0, 9)),
+    st.builds(Migrate, adapter=text, host=text, epoch=st.integers(0, 9)),
+    st.builds(Pause, adapter=text, epoch=st.integers(0, 9)),
+    st.builds(SetGroup, host=text, group=st.lists(text).map(tuple)),
+    st.builds(LaunchHost, base=text, device_type=text),
+    st.builds(DrainHost, host=text),
+)
+
+
+@given(views)
+def test_views(view: ClusterView) -> None:
+    assert serialization.loads(ClusterView, serialization.dumps(view)) == view
+
+
+@given(actions)
+def test_actions(action: Action) -> None:
+    assert serialization.loads(Action, serialization.dumps(action)) == action
+
+
+def test_specs_steps_and_states() -> None:
+    spec = dataclasses.replace(make_spec("a"), eval_rows=make_spec("b").train_rows, deadline_at_s=3.5)
+    spec = dataclasses.replace(spec, lora=dataclasses.replace(spec.lora, rank_pattern=(("q_proj", 2),)))
+    assert serialization.loads(JobSpec, serialization.dumps(spec)) == spec
+    assert serialization.loads(StepReport, serialization.dumps(make_step("a", 3))) == make_step("a", 3)
+    state = PolicyState(items=(("x", 1.5),))
+    assert serialization.loads(PolicyState, serialization.dumps(state)) == state
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="no field colour"):
+        serialization.from_plain(Place, {"adapter": "a", "host": "h", "epoch": 1, "colour": "red"})
+    with pytest.raises(ValueError, match="allowed: DrainHost"):
+        serialization.from_plain(Action, {"type": "Explode"})
+
+
+def test_the_hash_is_of_the_job_not_of_its_place() -> None:
+    spec = make_spec("a")
+    moved = dataclasses.replace(spec, train_rows=dataclasses.replace(spec.train_rows, uri="/moved"), priority=3)
+    placed = dataclasses.replace(spec, device_type="cuda", tenant="t")
+    other = dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=1))
+    assert serialization.spec_sha256(spec) == serialization.spec_sha256(moved) == serialization.spec_sha256(placed)
+    assert serialization.spec_sha256(spec) != serialization.spec_sha256(other)
+
+
+def test_the_hash_of_a_job_stays_what_it_was() -> None:
+    """Bundles and runs of earlier versions are found by it."""
+    assert (
+        serialization.spec_sha256(make_spec("a")) == "38311bda71b233494355ac935cadaa836ce4982c24d31c98044d665c9f673dc7"
+    )
