@@ -1,8 +1,8 @@
 """Runs on a worker machine beside Ray and tells it when the cloud takes the machine back: adapters leave in time.
 
 `python -m mlora_ray.actors.spot_notice --cloud aws` asks the machine's metadata service every two seconds, and ends at
-once where the machine is not a spot one. `--leave-in 20`, the last words of a pod, says at once that the machine goes in
-20 seconds and waits so long. Placement sees the draining node and moves what is on it; see docs/operations.md.
+once where the machine is not a spot one. `--leave-in 20`, the last words of a pod, says at once that the machine goes
+in 20 seconds and waits so long. Placement sees the draining node and moves what is on it; see docs/operations.md.
 """
 
 from __future__ import annotations

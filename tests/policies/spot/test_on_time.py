@@ -11,7 +11,6 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.policies.spot.test_uniform_progress import SPOT_A, host, scale, seen
 
 from mlora_ray.policies.contract import validate_actions
 from mlora_ray.policies.spot.deadline_slack import SpotSettings, slack_of
@@ -20,6 +19,7 @@ from mlora_ray.policies.spot.on_time import OnTime
 from mlora_ray.policies.spot.zone_probing import ProbeState
 from mlora_ray.types import AdapterView, AutoscaleSettings, HostView, PolicyState
 from tests.builders.views import STEPS, adapter, decide
+from tests.policies.spot.test_uniform_progress import SPOT_A, host, scale, seen
 
 OURS = OnTime(STEPS)
 REFUSED = ProbeState(refused=("spot-a", "spot-b"))
