@@ -10,8 +10,8 @@ from mlora_ray.errors import MloraError
 
 if TYPE_CHECKING:
     from mlora_ray.config.service_settings import ServiceSettings
-    from mlora_ray.store.records import Event, JobRecord
     from mlora_ray.types import CrossLosses, CrossRequest, StepReport
+    from mlora_ray.types.records import Event, JobRecord
     from mlora_ray.types.service import RunResult, Situation, SubmitRequest
     from mlora_ray.types.status import HostStatus, RunStatus
 

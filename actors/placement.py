@@ -16,9 +16,9 @@ from mlora_ray.clock import SystemClock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.control.service import Control
-from mlora_ray.errors import MloraError, StorageError
-from mlora_ray.store.records import DatabaseError, DatabaseRefused, Event, JobRecord
+from mlora_ray.errors import DatabaseError, DatabaseRefused, MloraError, StorageError
 from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostSettings, StepReport
+from mlora_ray.types.records import Event, JobRecord
 from mlora_ray.types.service import RunResult, Situation, SubmitRequest
 from mlora_ray.types.status import HostStatus, RunStatus
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.cli.output import command_line, console, said_plainly
+from mlora_ray.cli.output import command_line, said_plainly
+from mlora_ray.display.console import console
 
 PANEL = "On a cluster"
 
@@ -46,7 +47,7 @@ def submit(
     """Hand the jobs of JOBFILE to the service, which is started if it is not there. They go on without us."""
     with said_plainly(as_json):
         from mlora_ray.cli.submit import submit as run
-        from mlora_ray.run.submit import Target
+        from mlora_ray.run.new_service import Target
 
         target = Target(service=service, storage=storage, settings_path=settings)
         raise typer.Exit(run(job_file, target, address, command_line(), wait, as_json, console(as_json)))

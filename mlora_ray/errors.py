@@ -43,3 +43,23 @@ class JobError(MloraError):
 
 class StorageError(MloraError):
     """A bundle or output could not be written or read; the last good bundle stays."""
+
+
+class DatabaseError(MloraError):
+    """The control database cannot be read or written (full disk, no connection)."""
+
+
+class DatabaseRefused(DatabaseError):
+    """It can be read, but is not for this service; waiting changes nothing."""
+
+
+class DatabaseInUse(DatabaseRefused):
+    """Another service is at work on this database."""
+
+
+class LeaseLost(DatabaseError):
+    """Another placement service writes to this database now; nothing of ours was written."""
+
+
+class BaseDiffers(MloraError):
+    """Two nodes hold different weights under one base's name: their bits could not be the same."""

@@ -49,6 +49,6 @@ def num_lora_parameters(base_path: str, lora: LoraSpec) -> int:
 
 def state_bytes(spec: JobSpec) -> int:
     """Bytes of the job's whole state: float32 weights and the optimizer's moments of every LoRA parameter."""
-    from mlora_ray.engine.adapter_state import BUFFER_ROWS
+    from mlora_ray.types import BUFFER_ROWS
 
     return 4 * BUFFER_ROWS[spec.train.optim] * num_lora_parameters(spec.base.path, spec.lora)

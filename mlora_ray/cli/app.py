@@ -14,8 +14,9 @@ import typer
 
 from mlora_ray import __version__
 from mlora_ray.cli import simulate
-from mlora_ray.cli.output import command_line, console, said_plainly
+from mlora_ray.cli.output import command_line, said_plainly
 from mlora_ray.cli_cluster import SettingsOption, StartedOption, add_commands
+from mlora_ray.display.console import console
 
 app = typer.Typer(
     name="mlora-ray",
@@ -72,7 +73,8 @@ def train(
 ) -> None:
     """Train every job of JOBFILE. Exits 0, 1 (mistake in the input), 3 (some jobs failed) or 130 (interrupted)."""
     with said_plainly(as_json):
-        from mlora_ray.run.options import TrainOptions, parse_bytes
+        from mlora_ray.config.sizes import parse_bytes
+        from mlora_ray.run.options import TrainOptions
         from mlora_ray.run.train import train as run_train
 
         options = TrainOptions(
@@ -98,7 +100,8 @@ def check(job_file: JobFileArgument, as_json: JsonOption = False) -> None:
     """Say what JOBFILE would run: rows, tokens, steps, memory and time; or all its mistakes. Trains nothing."""
     with said_plainly(as_json):
         from mlora_ray.config.job_file import read_job_file
-        from mlora_ray.prepare.job_specs import check_report, check_table, prepare
+        from mlora_ray.prepare.cost_estimate import check_report, check_table
+        from mlora_ray.prepare.job_specs import prepare
 
         report = check_report(prepare(read_job_file(job_file), None))
         if as_json:

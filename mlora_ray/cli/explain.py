@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import EXIT_SUCCEEDED, mistake, print_json, say
+from mlora_ray.cli.output import mistake
+from mlora_ray.display.console import print_json, say
+from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
 
 if TYPE_CHECKING:
     from rich.console import Console

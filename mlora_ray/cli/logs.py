@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import EXIT_INTERRUPTED, EXIT_SUCCEEDED, mistake, print_json, say
+from mlora_ray.cli.output import mistake
+from mlora_ray.display.console import print_json, say
 from mlora_ray.display.numbers import show_loss, show_seconds
 from mlora_ray.display.tables import at_time
 from mlora_ray.run.interrupt import Interrupt
-from mlora_ray.store.records import Event
 from mlora_ray.types import StepReport
+from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_SUCCEEDED
+from mlora_ray.types.records import Event
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,16 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from mlora_ray.errors import InputError, Mistake, MloraError
+from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_MISTAKE
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-EXIT_SUCCEEDED, EXIT_MISTAKE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 3, 130
+    pass
 
 
 @contextmanager
@@ -40,27 +39,9 @@ def said_plainly(as_json: bool) -> Iterator[None]:
         raise typer.Exit(EXIT_INTERRUPTED) from error
 
 
-def console(to_stderr: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=to_stderr)
-
-
 def command_line() -> str:
     """What this process was called with, to be run again."""
     return shlex.join(["mlora-ray", *sys.argv[1:]])
-
-
-def say(out: Console, line: str) -> None:
-    """One line, as it is: no markup, no wrapping."""
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def print_json(value: Any) -> None:
-    """One line of strict JSON on standard output, at once: whoever follows reads it now."""
-    from mlora_ray.store.run_files import finite
-
-    print(json.dumps(finite(value), ensure_ascii=False), flush=True)
 
 
 def mistake(field: str, value: str, allowed: str) -> InputError:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.cli.output import command_line, console, said_plainly
+from mlora_ray.cli.output import command_line, said_plainly
+from mlora_ray.display.console import console
 
 
 def profile(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import EXIT_SUCCEEDED, print_json, say
+from mlora_ray.display.console import print_json, say
 from mlora_ray.display.numbers import count
 from mlora_ray.errors import MloraError
 from mlora_ray.types import JobState
+from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
 from mlora_ray.types.status import JobStatus
 
 if TYPE_CHECKING:

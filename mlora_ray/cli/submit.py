@@ -8,16 +8,18 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import on_cluster
-from mlora_ray.cli.jobs import print_status, status_json
-from mlora_ray.cli.output import EXIT_INTERRUPTED, EXIT_SUCCEEDED, print_json, say
 from mlora_ray.config.job_file import read_job_file
 from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.display.console import print_json, say
 from mlora_ray.display.numbers import count
+from mlora_ray.display.status_table import print_status, status_json
 from mlora_ray.display.tables import counted
 from mlora_ray.run.interrupt import Interrupt
-from mlora_ray.run.submit import Target, submit_jobs
+from mlora_ray.run.new_service import Target
+from mlora_ray.run.submit import submit_jobs
 from mlora_ray.run.watch import exit_code, watch
 from mlora_ray.types import JobState
+from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_SUCCEEDED
 
 if TYPE_CHECKING:
     from rich.console import Console

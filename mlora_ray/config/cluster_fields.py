@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from mlora_ray.config.job_fields import Count, Number, Positive, Rate, Switch, Text
+from mlora_ray.config.field_types import Count, Number, Positive, Rate, Switch, Text
+from mlora_ray.config.sizes import parse_bytes
 from mlora_ray.errors import InputError
 from mlora_ray.policies.scaling.presets import PROFILES
-from mlora_ray.run.options import parse_bytes
 
 # Names of Ray's and others' settings, and what they are called here.
 SYNONYMS = {

@@ -184,7 +184,7 @@ class _SettingsReader:
 
     def _check_database(self, url: str) -> None:
         """Only its kind: whether it answers is seen when it is opened."""
-        from mlora_ray.store.database.connections import ALLOWED, DRIVERS, shown
+        from mlora_ray.types.database_url import ALLOWED, DRIVERS, shown
 
         if "://" not in url or url.partition("://")[0] not in DRIVERS:
             self._fields.add(("database",), "database", shown(url), ALLOWED)

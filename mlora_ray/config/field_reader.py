@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from mlora_ray.config.job_fields import described
+from mlora_ray.config.field_types import described
 from mlora_ray.config.yaml_lines import Document, KeyPath, Value, dotted
 from mlora_ray.errors import Mistake
 

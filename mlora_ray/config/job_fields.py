@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import math
 import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mlora_ray.config.field_types import MOST, Count, Number, Positive, Rate, Seed, Switch, Text, described
 
 INITS = ("gaussian", "orthogonal")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -104,19 +105,6 @@ def _patterns(value: object) -> object:
     return tuple(value.items())
 
 
-def described(value: object) -> str:
-    """A value with its type: the string '8', the number 8, true, null, a list, a mapping."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    return (
-        f"the string {value[:60]!r}"
-        if isinstance(value, str)
-        else f"a {'list' if isinstance(value, list) else 'mapping'}"
-    )
-
-
 def _moment(value: object) -> object:
     """A time with its offset from UTC, in seconds since the Unix epoch."""
     try:
@@ -128,25 +116,6 @@ def _moment(value: object) -> object:
     if moment.tzinfo is None:
         raise ValueError(f"a time with its offset from UTC, such as {moment.isoformat()}+00:00")
     return moment.timestamp()
-
-
-def _number(value: object) -> object:
-    """Numbers only: no bool, no string, no NaN or infinity."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"a number, not {described(value)}")
-    if not math.isfinite(value):
-        raise ValueError("a finite number")
-    return float(value)
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-Rate = Annotated[Number, Field(ge=0)]
-MOST = 1_000_000_000  # above it a number is a slip, and planning with it would take hours or memory
-Count = Annotated[int, Field(strict=True, ge=0, le=MOST)]
-Positive = Annotated[int, Field(strict=True, ge=1, le=MOST)]
-Switch = Annotated[bool, Field(strict=True)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
 
 
 class _Fields(BaseModel):

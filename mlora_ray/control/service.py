@@ -12,13 +12,14 @@ from mlora_ray.control.hosts.fleet import Fleet
 from mlora_ray.control.jobs.placement import Placement
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.control.transport import Line, Transport
-from mlora_ray.errors import InputError, Mistake, StorageError
+from mlora_ray.errors import DatabaseError, InputError, LeaseLost, Mistake, StorageError
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.scaling.demand import why_no_host
-from mlora_ray.store.bundles import write_file
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import DatabaseError, Event, LeaseLost, Machine, spec_differences
+from mlora_ray.store.files import write_file
 from mlora_ray.types import CrossRequest, JobSpec, JobState, StepReport
+from mlora_ray.types.job_identity import spec_differences
+from mlora_ray.types.records import Event, Machine
 from mlora_ray.types.service import RunResult, Situation, SubmitRequest
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
 

@@ -6,11 +6,15 @@ Pure functions of the job's own spec and data (exactness rule E1): a neighbour n
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from mlora_ray.types import TrainSpec
+from mlora_ray.types import (
+    JobSpec,
+    TrainSpec,
+)
 
 
 class StepRows(NamedTuple):
@@ -70,3 +74,9 @@ def cut(rows: list[int], lengths: np.ndarray, nano_batch_tokens: int) -> list[tu
     if held:
         out.append(tuple(held))
     return out
+
+
+def tokens_total(spec: JobSpec) -> int:
+    """Tokens of the whole job: exact for whole data passes, else in proportion."""
+    per_epoch = steps_per_epoch(spec.train, spec.train_rows.num_rows)
+    return math.ceil(spec.train_rows.num_tokens * spec.total_steps / per_epoch)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mlora_ray.data.tokenized_rows import Rows, token_outside
-from mlora_ray.engine.adapter_state import BUFFER_ROWS, AdapterState
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.memory_budget import Budget
 from mlora_ray.errors import JobError
 from mlora_ray.kernels.attention import FLASH_FROM
-from mlora_ray.types import JobSpec, MemoryModel
+from mlora_ray.types import BUFFER_ROWS, JobSpec, MemoryModel
 
 
 def check_job(base: Base, spec: JobSpec, rows: Rows, state: AdapterState | None) -> None:

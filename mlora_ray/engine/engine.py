@@ -11,7 +11,8 @@ import math
 from typing import NamedTuple
 
 from mlora_ray.data.tokenized_rows import Rows
-from mlora_ray.engine.adapter_state import AdapterLayout, AdapterState, build_layout
+from mlora_ray.engine.adapter_layout import AdapterLayout, build_layout
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.admission import check_job, check_memory
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine_job import Training

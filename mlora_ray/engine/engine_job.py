@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from mlora_ray.data.batch_sampler import StepRows, rows_of_step
 from mlora_ray.data.tokenized_rows import Rows
-from mlora_ray.engine.adapter_state import BUFFER_ROWS, AdapterLayout, AdapterState
+from mlora_ray.engine.adapter_layout import AdapterLayout
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
 from mlora_ray.engine.packed_row import Request, Scratch
-from mlora_ray.types import JobSpec, StepReport
+from mlora_ray.types import BUFFER_ROWS, JobSpec, StepReport
 
 
 class NanoBatch(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlora_ray.engine.adapter_state import AdapterLayout
+from mlora_ray.engine.adapter_layout import AdapterLayout
 from mlora_ray.engine.packed_row import Scratch
 
 

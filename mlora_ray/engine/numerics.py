@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from importlib import metadata
 from typing import Any, NamedTuple
 
-from mlora_ray.store.adapter_files import cpu_capability, has_native_kernels, library_versions
-
+LIBRARIES = ("mlora-ray", "torch", "transformers", "peft", "ray", "safetensors", "numpy")
 # Other recorded versions may differ.
 DECIDING = ("mlora-ray", "torch", "transformers", "numpy")
+
+
+# Beyond the vector width: instructions for which a matrix product is summed in another order.
+CPU_FEATURES = ("amx_bf16", "amx_fp16", "amx_int8", "avx512_bf16", "avx512_fp16")
 
 
 class Difference(NamedTuple):
@@ -54,3 +58,30 @@ def numerics_of(facts: Mapping[str, str], threads: int) -> str:
     """A short hash: hosts of equal numerics compute equal bits."""
     said = "\n".join([*(f"{name}={facts[name]}" for name in sorted(facts)), f"threads={threads}"])
     return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of what decides the bits."""
+    return {name: version for name in LIBRARIES if (version := _version(name))}
+
+
+def cpu_capability() -> str:
+    """The vector instructions that torch's CPU kernels choose between, such as `AVX512 amx_bf16 avx512_bf16`."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *(name for name in CPU_FEATURES if has.get(name))])
+
+
+def has_native_kernels(device_type: str) -> bool:
+    """Whether this process trains with the fused CPU kernels."""
+    from mlora_ray.kernels.native import library
+
+    return device_type == "cpu" and library() is not None
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""

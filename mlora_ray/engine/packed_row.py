@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlora_ray.data.tokenized_rows import Rows
-from mlora_ray.engine.adapter_state import AdapterLayout, GroupSlot, a_view, b_view
+from mlora_ray.engine.adapter_layout import AdapterLayout, GroupSlot, a_view, b_view
 from mlora_ray.engine.site_groups import SiteGroup
 from mlora_ray.kernels.attention import SequenceIndex, index_sequences
 from mlora_ray.kernels.grouped import Member, Segment

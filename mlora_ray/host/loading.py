@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlora_ray.errors import StorageError
 from mlora_ray.store.bundles import read_bundle
-from mlora_ray.store.tokenized_rows import first_rows, read_rows
-from mlora_ray.types import Assignment, CrossLosses, CrossRequest, JobSpec, MovedState
+from mlora_ray.store.tokenized_rows import read_rows
+from mlora_ray.types import Assignment, JobSpec, MovedState
 
 if TYPE_CHECKING:
     from mlora_ray.data.tokenized_rows import Rows
@@ -36,17 +36,6 @@ def load(engine: Engine, assignment: Assignment, moved: MovedState | None) -> Lo
         return Loaded(rows, eval_rows, None, 0)
     arrays, meta = _read(spec, assignment.bundle_uri)
     return Loaded(rows, eval_rows, _state(engine, spec, arrays), int(meta.get("num_tokens", 0)))
-
-
-def cross_evaluate(engine: Engine, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
-    """Every adapter on the first `max_rows` evaluation rows of every job. Raises StorageError."""
-    columns = [first_rows(read_rows(r.spec.eval_rows), max_rows) for r in requests if r.spec.eval_rows]
-    base_loss = engine.evaluate([(None, None, rows) for rows in columns])
-    losses = []
-    for request in requests:  # one adapter at a time: its state is all that is added to memory
-        state = _state(engine, request.spec, _read(request.spec, request.bundle_uri)[0])
-        losses.append(tuple(engine.evaluate([(state, request.spec, rows) for rows in columns])))
-    return CrossLosses(tuple(losses), tuple(base_loss))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mlora_ray.clock import Clock, SystemClock
 from mlora_ray.errors import MloraError, StorageError
 from mlora_ray.host import loading
-from mlora_ray.host.hosted_job import STORAGE_FAILURE, Held, RateMeter
+from mlora_ray.host.cross_evaluation import cross_evaluate
+from mlora_ray.host.hosted_job import Held
 from mlora_ray.host.mailbox import Mailbox
 from mlora_ray.host.row_size_tuner import RowSizing
 from mlora_ray.host.snapshot_writer import Saver
+from mlora_ray.host.throughput import RateMeter
 from mlora_ray.types import (
+    STORAGE_FAILURE,
     Ack,
     Arrival,
     Assignment,
@@ -131,7 +134,7 @@ class Hosting:
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
         """Every adapter on the first `max_rows` evaluation rows of every job. Raises StorageError."""
         self._moved_s = math.inf  # its caller waits for as long as it takes
-        return loading.cross_evaluate(self._engine, requests, max_rows)
+        return cross_evaluate(self._engine, requests, max_rows)
 
     def close(self) -> None:
         """Give back the page directory. No thread steps any more."""

@@ -17,7 +17,8 @@ from mlora_ray.engine.memory_budget import detect_limit
 from mlora_ray.engine.numerics import machine_facts, numerics_of
 from mlora_ray.errors import InputError, MloraError, StorageError
 from mlora_ray.host.runtime import Hosting
-from mlora_ray.store.bundles import delete_bundle, read_file, write_file
+from mlora_ray.store.bundles import delete_bundle
+from mlora_ray.store.files import read_file, write_file
 from mlora_ray.types import BaseSpec, HostInfo, HostSettings
 
 

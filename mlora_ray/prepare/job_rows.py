@@ -11,7 +11,7 @@ from mlora_ray.data.readers import read_rows
 from mlora_ray.data.tokenization import Prepared, prepare_rows
 from mlora_ray.data.tokenized_rows import rows_sha256, to_bytes
 from mlora_ray.errors import InputError, Mistake, StorageError
-from mlora_ray.store.bundles import write_file
+from mlora_ray.store.files import write_file
 from mlora_ray.types import RowsRef
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlora_ray.display.numbers import count, show_bytes, show_loss, show_rate, show_seconds
 from mlora_ray.report.run_data import CrossEval, JobResult, ReportData, read_run
-from mlora_ray.store.run_files import number
+from mlora_ray.types.serialization import number
 
 MAX_CROSS_CELLS = 24  # rows and columns of a cross-evaluation table with numbers in its cells
 NUM_SAMPLE_LINES = 24  # of the throughput table

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mlora_ray.errors import StorageError
-from mlora_ray.store.run_files import number, read_json, read_metrics
+from mlora_ray.store.run_files import read_json, read_metrics
 from mlora_ray.types import JobState
+from mlora_ray.types.serialization import number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

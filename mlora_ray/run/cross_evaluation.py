@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlora_ray.store.records import JobRecord
 from mlora_ray.types import CrossLosses, CrossRequest, JobState
+from mlora_ray.types.records import JobRecord
 
 MAX_CROSS_JOBS = 16  # the work grows with the square
 MAX_CROSS_ROWS = 16  # of each job's evaluation rows

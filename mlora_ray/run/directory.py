@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mlora_ray.errors import InputError, Mistake, MloraError
+from mlora_ray.errors import DatabaseError, DatabaseInUse, InputError, Mistake, MloraError
 from mlora_ray.locks import RunLock
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import DatabaseError, DatabaseInUse, JobRecord, Machine, spec_differences
 from mlora_ray.types import JobSpec
+from mlora_ray.types.job_identity import spec_differences
+from mlora_ray.types.records import JobRecord, Machine
 
 OURS = ".mlora"
 

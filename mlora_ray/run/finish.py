@@ -7,15 +7,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.errors import StorageError
-from mlora_ray.host.hosted_job import STORAGE_FAILURE
 from mlora_ray.run import cross_evaluation
 from mlora_ray.run.session import Run
-from mlora_ray.types import JobState
+from mlora_ray.types import STORAGE_FAILURE, JobState
 from mlora_ray.types.service import RunResult
 from mlora_ray.types.status import RunStatus
 
 if TYPE_CHECKING:
-    from mlora_ray.store.records import JobRecord
+    from mlora_ray.types.records import JobRecord
 
 EXIT_SUCCEEDED, EXIT_SOME_FAILED = 0, 3
 POLL_S = 0.4
@@ -29,7 +28,8 @@ def sum_up(run: Run, status: RunStatus) -> int | None:
     """
     import ray
 
-    from mlora_ray.run.summary import print_summary, with_recorded_figures
+    from mlora_ray.display.summary_table import print_summary
+    from mlora_ray.run.summary import with_recorded_figures
 
     result: RunResult = ray.get(run.placement.result.remote(), timeout=CALL_TIMEOUT_S)
     cross_eval, note = (None, "") if status.error else _cross_evaluate(run, result)

@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.actors.connect import on_cluster
-from mlora_ray.cli.jobs import print_status, status_json
-from mlora_ray.cli.output import EXIT_INTERRUPTED, print_json, say
 from mlora_ray.config.job_file import read_job_file
+from mlora_ray.display.console import print_json, say
 from mlora_ray.display.numbers import count
+from mlora_ray.display.status_table import print_status, status_json
 from mlora_ray.errors import MloraError
 from mlora_ray.run import cross_evaluation
 from mlora_ray.run.interrupt import Interrupt
-from mlora_ray.run.submit import Target, submit_jobs
+from mlora_ray.run.new_service import Target
+from mlora_ray.run.submit import submit_jobs
 from mlora_ray.run.watch import exit_code, watch
 from mlora_ray.types import JobSpec, JobState
+from mlora_ray.types.exit_codes import EXIT_INTERRUPTED
 from mlora_ray.types.service import RunResult
 from mlora_ray.types.status import RunStatus
 
@@ -88,8 +90,9 @@ def _save(run: Watched, out: Console) -> int:
 
 def _sum_up(run: Watched, status: RunStatus, interrupt: Interrupt, as_json: bool, out: Console) -> int:
     """Local storage has everything for the embedded run's summary and report; elsewhere say where things are."""
+    from mlora_ray.display.summary_table import print_summary
     from mlora_ray.report import write_report
-    from mlora_ray.run.summary import print_summary, write_summary
+    from mlora_ray.run.summary import write_summary
 
     result = run.service.result(run.names)
     cross_eval, note = _cross_evaluate(run, result, interrupt, out)

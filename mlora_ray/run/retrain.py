@@ -100,8 +100,8 @@ def train_again(
     """(first step that differs, how, the exported tensors). Raises InputError on another base, StorageError."""
     import torch
 
-    from mlora_ray.engine.adapter_state import peft_tensors
     from mlora_ray.engine.engine import Engine
+    from mlora_ray.engine.peft_format import peft_tensors
 
     rows = _load_rows(held.folder, held.spec.train_rows)
     threads_before = torch.get_num_threads()
@@ -176,7 +176,7 @@ def _load_base(held: Recorded, force: bool) -> Base:
 def _load_rows(folder: Path, ref: RowsRef) -> Rows:
     """The rows of `ref`, or of the run's own data folder when the directory was moved. Raises StorageError."""
     from mlora_ray.data.tokenized_rows import from_bytes, rows_sha256
-    from mlora_ray.store.bundles import read_file
+    from mlora_ray.store.files import read_file
 
     moved = folder.resolve().parent / ".mlora" / "data" / f"{ref.sha256}.rows"
     uri = str(moved) if moved.is_file() else ref.uri

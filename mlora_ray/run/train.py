@@ -26,8 +26,8 @@ def train(options: TrainOptions, settings_path: str, service: str, out: Console)
 
 
 def _on_cluster(options: TrainOptions, settings_path: str, service: str, out: Console) -> int:
+    from mlora_ray.run.new_service import Target
     from mlora_ray.run.remote import train_on_cluster
-    from mlora_ray.run.submit import Target
 
     if options.is_overwrite:
         raise mistake(

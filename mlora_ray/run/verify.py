@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from mlora_ray.display.progress_view import ProgressView
 from mlora_ray.errors import InputError, MloraError
 from mlora_ray.run.retrain import RECORDED, first_difference, machine_differences, read_recorded, train_again
-from mlora_ray.store.run_files import finite, read_metrics
+from mlora_ray.store.run_files import read_metrics
 from mlora_ray.types import JobSpec, JobState, StepReport
+from mlora_ray.types.serialization import finite
 from mlora_ray.types.status import JobStatus, RunStatus
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def verify(
 
 
 def _sha256(tensors: dict[str, np.ndarray]) -> str:
-    from mlora_ray.engine.adapter_state import weights_sha256
+    from mlora_ray.engine.peft_format import weights_sha256
 
     return weights_sha256(tensors)
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from mlora_ray.actors.client import Service, ServiceEnded
-from mlora_ray.cli.output import EXIT_SOME_FAILED, EXIT_SUCCEEDED, say
+from mlora_ray.display.console import say
 from mlora_ray.display.progress_view import ProgressView
 from mlora_ray.errors import InputError, MloraError
 from mlora_ray.run.interrupt import Interrupt
 from mlora_ray.types import JobState
+from mlora_ray.types.exit_codes import EXIT_SOME_FAILED, EXIT_SUCCEEDED
 from mlora_ray.types.status import HostStatus, RunStatus
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from mlora_ray.display.numbers import count, show_rate, show_seconds
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.simulate.live_forecast import Expected, look_ahead
-from mlora_ray.store.records import Event
 from mlora_ray.types import AdapterView, JobState
+from mlora_ray.types.records import Event
 from mlora_ray.types.service import Situation
 from mlora_ray.types.status import JobStatus
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlora_ray.config.step_time_profiles import read_profile
+from mlora_ray.control.jobs.policy_guard import safe_decide
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.models.step_time import UNKNOWN, StepTimes
-from mlora_ray.store.decision_log import read_decisions, safe_decide
+from mlora_ray.store.decision_log import read_decisions
 from mlora_ray.types import Action
 from mlora_ray.types.serialization import dumps, to_plain
 

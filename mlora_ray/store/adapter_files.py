@@ -5,20 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlora_ray.engine.numerics import cpu_capability, has_native_kernels, library_versions
 from mlora_ray.errors import MloraError
-from mlora_ray.store.bundles import write_file
+from mlora_ray.store.files import write_file
 from mlora_ray.types import JobSpec
 
 if TYPE_CHECKING:
     from mlora_ray.engine.adapter_state import AdapterState
     from mlora_ray.engine.base import Base
-
-LIBRARIES = ("mlora-ray", "torch", "transformers", "peft", "ray", "safetensors", "numpy")
-# Beyond the vector width: instructions for which a matrix product is summed in another order.
-CPU_FEATURES = ("amx_bf16", "amx_fp16", "amx_int8", "avx512_bf16", "avx512_fp16")
 
 
 class EvalLosses(NamedTuple):
@@ -35,7 +31,7 @@ def write_outputs(out_uri: str, spec: JobSpec, base: Base, state: AdapterState, 
     """
     from safetensors.numpy import save
 
-    from mlora_ray.engine.adapter_state import peft_config, peft_tensors, weights_sha256
+    from mlora_ray.engine.peft_format import peft_config, peft_tensors, weights_sha256
 
     tensors = peft_tensors(state)
     sha256 = weights_sha256(tensors)
@@ -49,33 +45,6 @@ def write_outputs(out_uri: str, spec: JobSpec, base: Base, state: AdapterState, 
 
 def write_json(uri: str, value: dict[str, Any]) -> None:
     write_file(uri, (json.dumps(value, indent=1, ensure_ascii=False, default=list) + "\n").encode())
-
-
-def library_versions() -> dict[str, str]:
-    """Installed versions of what decides the bits."""
-    return {name: version for name in LIBRARIES if (version := _version(name))}
-
-
-def cpu_capability() -> str:
-    """The vector instructions that torch's CPU kernels choose between, such as `AVX512 amx_bf16 avx512_bf16`."""
-    import torch
-
-    has = torch.cpu.get_capabilities()
-    return " ".join([torch.backends.cpu.get_cpu_capability(), *(name for name in CPU_FEATURES if has.get(name))])
-
-
-def has_native_kernels(device_type: str) -> bool:
-    """Whether this process trains with the fused CPU kernels."""
-    from mlora_ray.kernels.native import library
-
-    return device_type == "cpu" and library() is not None
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _eval_json(spec: JobSpec, losses: EvalLosses) -> dict[str, Any]:

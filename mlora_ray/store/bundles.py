@@ -7,13 +7,8 @@ one object is put through fsspec, which is atomic there.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -22,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mlora_ray.errors import StorageError
+from mlora_ray.store.files import _storage, read_file, write_file
 
 Arrays = dict[str, np.ndarray]
 
@@ -85,54 +81,3 @@ def list_bundles(root: str, job: str) -> list[str]:
             return []
         names = (entry.rsplit("/", 1)[-1] for entry in filesystem.ls(path, detail=False))
         return sorted(f"{folder}/{name}" for name in names)
-
-
-def write_file(uri: str, data: bytes) -> None:
-    """Write a whole file or none. Raises StorageError."""
-    with _storage(uri, "written"):
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        if "file" in filesystem.protocol:
-            _replace_local(Path(path), data)
-        else:
-            filesystem.pipe_file(path, data)
-
-
-def read_file(uri: str) -> bytes:
-    """Raises StorageError."""
-    with _storage(uri, "read"):
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        return bytes(filesystem.cat_file(path))
-
-
-@contextlib.contextmanager
-def _storage(uri: str, done: str) -> Iterator[None]:
-    """Whatever a file system raises is storage's: those of buckets raise their clients' own errors, not OSError."""
-    try:
-        yield
-    except Exception as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise StorageError(f"{uri}: cannot be {done}: {why}") from error
-
-
-def _replace_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

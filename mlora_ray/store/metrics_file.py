@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mlora_ray.store.bundles import write_file
+from mlora_ray.store.files import write_file
 from mlora_ray.types import StepReport
 
 TAIL_BYTES = 2048  # more than one line

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +53,3 @@ def job_names(run_dir: Path) -> list[str]:
         return []
     folders = (p for p in run_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
     return sorted(p.name for p in folders if any((p / name).is_file() for name in JOB_FILES))
-
-
-def finite(value: Any) -> Any:
-    """`value` with every NaN and infinity in it replaced by None: strict JSON has neither."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): finite(held) for key, held in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(held) for held in value]
-    return value
-
-
-def number(value: Any) -> float | None:
-    """`value` as a finite float, or None: what charts and tables may use."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None

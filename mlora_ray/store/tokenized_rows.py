@@ -6,7 +6,7 @@ from safetensors import SafetensorError
 
 from mlora_ray.data.tokenized_rows import Rows, from_bytes, rows_sha256
 from mlora_ray.errors import StorageError
-from mlora_ray.store.bundles import read_file
+from mlora_ray.store.files import read_file
 from mlora_ray.types import RowsRef
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import types as builtin_types
 import typing
 from enum import Enum
@@ -101,3 +102,21 @@ def _from_union(args: tuple[Any, ...], plain: Any) -> Any:
     if name not in named:
         raise ValueError(f"type is {name!r}, allowed: {', '.join(sorted(named))}")
     return from_plain(named[name], plain)
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity in it replaced by None: strict JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(held) for held in value]
+    return value
+
+
+def number(value: Any) -> float | None:
+    """`value` as a finite float, or None: what charts and tables may use."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None

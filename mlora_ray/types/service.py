@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlora_ray.store.records import JobRecord
 from mlora_ray.types import ClusterView, HostInfo, HostUsage, JobSpec, PolicyState
+from mlora_ray.types.records import JobRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

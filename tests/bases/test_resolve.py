@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mlora_ray.bases.embedded import cache_dir
 from mlora_ray.bases.linear_shapes import base_shapes
-from mlora_ray.bases.resolve import base_sha256, cache_dir, resolve_base
+from mlora_ray.bases.resolve import base_sha256, resolve_base
 from mlora_ray.bases.tiny_tokenizer import SPECIAL_TOKENS, VOCAB_SIZE, make_tiny_tokenizer
 from mlora_ray.errors import InputError
 
@@ -127,7 +128,7 @@ def test_a_failed_make_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         (folder / "half").write_text("x")
         raise OSError("disk full")
 
-    monkeypatch.setattr("mlora_ray.bases.resolve._make_tiny_llama", fails)
+    monkeypatch.setattr("mlora_ray.bases.embedded._make_tiny_llama", fails)
     with pytest.raises(OSError, match="disk full"):
         resolve_base("tiny-llama")
     assert [p.name for p in (tmp_path / "bases").iterdir() if p.is_dir()] == []

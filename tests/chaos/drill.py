@@ -18,10 +18,10 @@ from ray.exceptions import RayError
 
 from mlora_ray.actors.options import find_placement
 from mlora_ray.config.service_settings import ServiceSettings
-from mlora_ray.errors import MloraError
+from mlora_ray.errors import DatabaseError, MloraError
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import DatabaseError, HostRecord
 from mlora_ray.types import AutoscaleSettings, HostType, JobSpec, JobState
+from mlora_ray.types.records import HostRecord
 from tests.chaos.machines import LABELS, NUM_WORKERS, Machines, kill, wait_for
 from tests.conftest import real_spec
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mlora_ray.store.records import Event, HostRecord
 from mlora_ray.types import JobState
+from mlora_ray.types.records import Event, HostRecord
 from tests.chaos.drill import Drill, run_to_the_end
 from tests.chaos.machines import Machines, NotInstalled, kill, wait_for
 from tests.chaos.suite import Suite, new_suite

@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from mlora_ray import __version__
 from mlora_ray.cli.app import app
+from mlora_ray.config.sizes import parse_bytes
 from mlora_ray.errors import InputError, MloraError
 from mlora_ray.locks import RunLock
 from mlora_ray.run.directory import RunDirectory
 from mlora_ray.run.finish import why_failed
-from mlora_ray.run.options import parse_bytes
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import Commit, JobRecord, Ownership
 from mlora_ray.types import BundleReport, JobState
+from mlora_ray.types.records import Commit, JobRecord, Ownership
 from tests.conftest import make_spec, make_step
 
 JOBS = "base: tiny-llama\njobs:\n  - {name: a, r: 4, train: rows.jsonl}\n"

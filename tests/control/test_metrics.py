@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlora_ray.control.metrics import METRICS, Metrics, MetricSpec, Write
+from mlora_ray.control.metric_table import METRICS, MetricSpec, Write
+from mlora_ray.control.metrics import Metrics
 from mlora_ray.types import JobState
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import yaml
 
-from mlora_ray.control.metrics import METRICS, Metrics
+from mlora_ray.control.metric_table import METRICS
+from mlora_ray.control.metrics import Metrics
 from mlora_ray.types import JobState
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
 

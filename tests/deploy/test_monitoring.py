@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlora_ray.control.metrics import METRICS, MetricSpec
+from mlora_ray.control.metric_table import METRICS, MetricSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy/grafana/mlora_ray.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mlora_ray.control.metrics import METRICS
+from mlora_ray.control.metric_table import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"^(ray_mlora_\w+)\{(.*)\} (\S+)$")

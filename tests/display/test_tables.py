@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 
 from mlora_ray.actors.client import ServiceEnded
-from mlora_ray.cli.hosts import COLUMNS, host_cells
-from mlora_ray.cli.jobs import JOB_COLUMNS, job_cells, print_status, status_json
 from mlora_ray.cli.logs import event_line, in_order, parse_after, step_line
+from mlora_ray.display.host_table import COLUMNS, host_cells
+from mlora_ray.display.status_table import JOB_COLUMNS, job_cells, print_status, status_json
 from mlora_ray.display.tables import Column, print_table
 from mlora_ray.errors import InputError, MloraError
 from mlora_ray.run.interrupt import Interrupt
 from mlora_ray.run.watch import exit_code, host_line, watch
-from mlora_ray.store.records import Event
 from mlora_ray.types import JobState, StepReport
+from mlora_ray.types.records import Event
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
 from tests.conftest import make_step
 

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from mlora_ray.bases.target_modules import is_regex
 from mlora_ray.data.tokenized_rows import Rows
-from mlora_ray.engine.adapter_state import AdapterState, a_view, b_view, peft_tensors
+from mlora_ray.engine.adapter_layout import a_view, b_view
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.executor import run_row
 from mlora_ray.engine.packed_row import Request, Scratch
+from mlora_ray.engine.peft_format import peft_tensors
 from mlora_ray.types import LoraSpec
 
 

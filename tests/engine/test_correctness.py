@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from mlora_ray.engine.adapter_state import AdapterState, build_layout, peft_config, peft_tensors
+from mlora_ray.engine.adapter_layout import build_layout
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.optimizer import LION_BETAS
+from mlora_ray.engine.peft_format import peft_config, peft_tensors
 from mlora_ray.types import LoraSpec, TrainSpec
 from tests.engine.jobs import make_engine, make_job, random_rows, train_all
 from tests.engine.models import ARCHITECTURES, as_base, stock_model

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from mlora_ray.data.batch_sampler import cut, rows_of_step, steps_per_epoch, total_steps
 from mlora_ray.data.tokenized_rows import from_bytes, make_rows, rows_sha256, to_bytes
-from mlora_ray.engine.adapter_state import BUFFER_ROWS, AdapterState, build_layout
+from mlora_ray.engine.adapter_layout import build_layout
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import StepFailure
 from mlora_ray.engine.engine_job import Training
@@ -26,7 +27,7 @@ from mlora_ray.engine.packed_row import Request, keep_mask
 from mlora_ray.engine.packed_row_stats import RowFacts
 from mlora_ray.engine.paging import Pager
 from mlora_ray.errors import JobError
-from mlora_ray.types import LoraSpec, StepReport, TrainSpec
+from mlora_ray.types import BUFFER_ROWS, LoraSpec, StepReport, TrainSpec
 from tests.engine.jobs import make_engine, make_job, mixed_job, random_rows, renamed, train_all
 from tests.engine.models import as_base, stock_model
 

@@ -11,7 +11,7 @@ import torch
 
 from mlora_ray.engine import evaluation as evaluation_module
 from mlora_ray.engine import executor as executor_module
-from mlora_ray.engine.adapter_state import AdapterLayout
+from mlora_ray.engine.adapter_layout import AdapterLayout
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import Engine, StepFailure
 from mlora_ray.engine.executor import RowResult

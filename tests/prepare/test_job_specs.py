@@ -15,7 +15,8 @@ from mlora_ray.bases.linear_shapes import base_shapes, lora_shapes, num_lora_par
 from mlora_ray.config.job_file import load_job_file, read_job_file
 from mlora_ray.data.tokenized_rows import from_bytes, rows_sha256
 from mlora_ray.errors import InputError, StorageError
-from mlora_ray.prepare.job_specs import check_report, check_table, prepare
+from mlora_ray.prepare.cost_estimate import check_report, check_table
+from mlora_ray.prepare.job_specs import prepare
 from mlora_ray.types import JobSpec, LoraSpec
 
 

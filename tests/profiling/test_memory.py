@@ -9,8 +9,8 @@ import pytest
 
 from mlora_ray.config.cluster_settings import read_settings
 from mlora_ray.config.step_time_profiles import read_profile, write_profile
-from mlora_ray.control.hosts.managed_host import host_settings
-from mlora_ray.engine.adapter_state import build_layout
+from mlora_ray.control.hosts.launcher import host_settings
+from mlora_ray.engine.adapter_layout import build_layout
 from mlora_ray.engine.gradient_buffers import open_step_bytes
 from mlora_ray.engine.memory_budget import ROW_TOKENS, costs_of, plan_budget
 from mlora_ray.errors import InputError, JobError, MloraError

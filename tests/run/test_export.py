@@ -13,14 +13,16 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from mlora_ray.cli.export import export_bundle, export_finished
-from mlora_ray.engine.adapter_state import AdapterState, build_layout, peft_tensors, weights_sha256
+from mlora_ray.engine.adapter_layout import build_layout
+from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base, load_base
+from mlora_ray.engine.peft_format import peft_tensors, weights_sha256
 from mlora_ray.errors import InputError, StorageError
+from mlora_ray.run.export import export_bundle, export_finished
 from mlora_ray.store.adapter_files import write_outputs
 from mlora_ray.store.bundles import bundle_uri, write_bundle
-from mlora_ray.store.records import JobRecord
 from mlora_ray.types import JobSpec, JobState
+from mlora_ray.types.records import JobRecord
 from tests.conftest import real_spec
 
 

@@ -12,7 +12,7 @@ from mlora_ray.run.directory import RunDirectory
 from mlora_ray.run.options import TrainOptions
 from mlora_ray.run.resume import as_before
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import Machine
+from mlora_ray.types.records import Machine
 
 
 def directory_of(folder: Path, facts: dict[str, str]) -> RunDirectory:

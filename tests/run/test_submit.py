@@ -14,16 +14,9 @@ from mlora_ray.cli.submit import watching_command
 from mlora_ray.config.job_file import read_job_file
 from mlora_ray.errors import InputError
 from mlora_ray.prepare.job_specs import prepare
-from mlora_ray.run.submit import (
-    Target,
-    asked_settings,
-    check_writable,
-    host_types_of,
-    placed_anywhere,
-    settings_for,
-    storage_uri,
-)
-from mlora_ray.store.records import spec_differences
+from mlora_ray.run.new_service import Target, asked_settings, check_writable, host_types_of, settings_for, storage_uri
+from mlora_ray.run.submit import placed_anywhere
+from mlora_ray.types.job_identity import spec_differences
 
 JOBS = "base: tiny-llama\njobs:\n  - {name: a, r: 4, train: rows.jsonl, eval: rows.jsonl}\n"
 

@@ -10,15 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mlora_ray.display.summary_table import print_summary
 from mlora_ray.errors import StorageError
-from mlora_ray.run.summary import (
-    build_summary,
-    mean_rate,
-    print_summary,
-    while_training,
-    with_recorded_figures,
-    write_summary,
-)
+from mlora_ray.run.summary import build_summary, mean_rate, while_training, with_recorded_figures, write_summary
 from mlora_ray.store.run_files import read_metrics
 from tests.builders.runs import TASKS, make_run
 

@@ -9,8 +9,8 @@ import pytest
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.simulate.explain import explain
 from mlora_ray.simulate.live_forecast import LIVE_COSTS, look_ahead
-from mlora_ray.store.records import Event
 from mlora_ray.types import ClusterView, JobState, LearnedStepTime, PolicyState
+from mlora_ray.types.records import Event
 from mlora_ray.types.service import Situation
 from mlora_ray.types.status import JobStatus
 from tests.builders.views import STEPS, adapter, hosts, view

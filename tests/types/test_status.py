@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from mlora_ray.clock import VirtualClock
-from mlora_ray.control.jobs.state import run_status
+from mlora_ray.control.jobs.views import run_status
 from mlora_ray.types import HostReport, JobState
 from tests.fakes import Service, specs
 

@@ -13,21 +13,22 @@ from collections.abc import Sequence
 
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.control.hosts.host_status import gone_status
 from mlora_ray.control.hosts.launcher import Launcher
-from mlora_ray.control.hosts.managed_host import Member, gone_status
+from mlora_ray.control.hosts.managed_host import Member
 from mlora_ray.control.jobs.placement import Move, Placement
 from mlora_ray.control.jobs.state import Job
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.control.transport import HostGone, HostRefused, Line, Moving, Transport
-from mlora_ray.errors import MloraError
+from mlora_ray.errors import BaseDiffers, MloraError
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import BaseDiffers, Event
 from mlora_ray.types import (
     ClusterView,
     HostInfo,
     HostReport,
     HostUsage,
 )
+from mlora_ray.types.records import Event
 from mlora_ray.types.status import HostStatus
 
 MAX_SKEW_S = 5.0

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterable
 
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
-from mlora_ray.control.hosts.managed_host import Member, Troubles, host_settings, type_of
+from mlora_ray.control.hosts.launch_backoff import Troubles
+from mlora_ray.control.hosts.managed_host import Member
 from mlora_ray.control.jobs.state import Job
 from mlora_ray.control.metrics import Metrics
-from mlora_ray.control.transport import Transport
+from mlora_ray.control.transport import HOST_PREFIX, Transport
 from mlora_ray.policies.scaling import autoscale
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.types import BaseSpec, ClusterView, DrainHost, HostView, LaunchHost
+from mlora_ray.types import (
+    BaseSpec,
+    ClusterView,
+    DrainHost,
+    HostSettings,
+    HostType,
+    HostView,
+    LaunchHost,
+)
+from mlora_ray.types.records import HostRecord
 
 log = logging.getLogger(__name__)
 
@@ -98,3 +109,34 @@ class Launcher:
         self._cooling = [c for c in self._cooling if c[0] > now_s]
         starting = tuple(m.view("alive") for m in self._members.values() if m.info is None)
         return (*starting, *(view for _, view in self._cooling))
+
+
+def host_settings(ours: ServiceSettings, name: str, host_type: HostType, base: BaseSpec) -> HostSettings:
+    """What a new host is started with."""
+    return HostSettings(
+        id=name,
+        base=base,
+        bundle_root=ours.bundle_root,
+        page_dir=ours.page_root,
+        device=host_type.device,
+        threads=host_type.threads,
+        memory_limit_bytes=host_type.memory_limit_bytes,
+        adapter_memory_bytes=host_type.adapter_memory_bytes,
+        token_budget=host_type.token_budget,
+        memory=ours.memory_of(base.id, host_type.device),
+        host_type=host_type.name,
+        num_cpus=host_type.num_cpus,
+        num_gpus=host_type.num_gpus,
+        labels=host_type.labels,
+        save_attempts=ours.save_attempts,
+        max_uncommitted_steps=ours.max_uncommitted_steps,
+        probe_uri=ours.probe_uri,
+        service=ours.name,
+        actor_name=f"{HOST_PREFIX}{ours.name}/{name}/{uuid.uuid4().hex[:8]}",
+    )
+
+
+def type_of(record: HostRecord) -> HostType:
+    """The type of a host whose settings no longer name it."""
+    s = record.settings
+    return HostType(name=s.host_type, device=s.device, num_cpus=s.num_cpus, num_gpus=s.num_gpus, labels=s.labels)

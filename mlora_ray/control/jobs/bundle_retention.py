@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from mlora_ray.control.jobs.state import Job, Jobs
 from mlora_ray.errors import StorageError
-from mlora_ray.store.bundles import delete_bundle, list_bundles, read_bundle, read_file
+from mlora_ray.store.bundles import delete_bundle, list_bundles, read_bundle
 from mlora_ray.store.database.control_database import ControlDatabase
+from mlora_ray.store.files import read_file
 from mlora_ray.types import BundleReport
 
 NUM_KEPT_BUNDLES = 2

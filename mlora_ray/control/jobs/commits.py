@@ -13,8 +13,8 @@ from mlora_ray.control.jobs.state import Job, Jobs
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.store.metrics_file import MetricsFiles
-from mlora_ray.store.records import Commit
 from mlora_ray.types import BundleReport, FailureReport, JobState
+from mlora_ray.types.records import Commit
 
 MAX_UNREAD = 8  # times in a row that no host could read a job's files, with waits of up to 30 s between; then it fails
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mlora_ray.clock import Clock
 from mlora_ray.control.jobs.state import Job, Jobs
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import Event, Ownership
 from mlora_ray.types import JobState
+from mlora_ray.types.records import Event, Ownership
 
 
 class Owners:

@@ -20,13 +20,15 @@ from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.jobs.commits import Commits
 from mlora_ray.control.jobs.ownership import Owners
-from mlora_ray.control.jobs.state import Host, Job, Jobs, adapter_views, host_views, run_status, tokens_total
+from mlora_ray.control.jobs.policy_guard import safe_decide
+from mlora_ray.control.jobs.state import Host, Job, Jobs
 from mlora_ray.control.jobs.step_time_learner import StepLearner
+from mlora_ray.control.jobs.views import adapter_views, host_views, run_status
 from mlora_ray.control.metrics import Metrics
+from mlora_ray.data.batch_sampler import tokens_total
 from mlora_ray.policies.contract import Policy
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.decision_log import DecisionLog, safe_decide
-from mlora_ray.store.records import JobRecord
+from mlora_ray.store.decision_log import DecisionLog
 from mlora_ray.types import (
     Ack,
     Assignment,
@@ -45,6 +47,7 @@ from mlora_ray.types import (
     Release,
     Tick,
 )
+from mlora_ray.types.records import JobRecord
 from mlora_ray.types.status import RunStatus
 
 ON_A_HOST = (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)

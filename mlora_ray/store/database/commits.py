@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from mlora_ray.store.database.jobs import open_steps, owned
 from mlora_ray.store.database.mapping import num_changed, step_values
 from mlora_ray.store.database.tables import BundleRow, EventRow, JobRow, StepRow, Table
-from mlora_ray.store.records import Commit
 from mlora_ray.types import BundleReport, FailureReport, JobState, StepReport
+from mlora_ray.types.records import Commit
 
 
 def commit_bundles(session: Session, reports: Sequence[tuple[BundleReport, str]], at_s: float) -> list[Commit]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import time
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from mlora_ray.store.records import DatabaseError
+from mlora_ray.errors import DatabaseError
+from mlora_ray.types.database_url import ALLOWED, DRIVERS, shown
 
-ALLOWED = "sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/DATABASE"
-DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 BUSY_TIMEOUT_S = 30.0
 # A server that does not answer must not hold up the one thread that places. A service that was stopped in the
 # middle of a transaction must lose its locks before another has waited in vain: else nobody could take over.
@@ -46,12 +44,6 @@ def open_engine(url: str) -> Engine:
         raise DatabaseError(f"control database {shown(url)}: {needs}") from error
     except SQLAlchemyError as error:
         raise DatabaseError(f"control database {shown(url)}: {said(error)}") from error
-
-
-def shown(url: str) -> str:
-    """`url` without its password, whether or not it can be parsed."""
-    hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&][a-z]*password=)[^&]*", r"\1***", hidden)
 
 
 def said(error: SQLAlchemyError) -> str:

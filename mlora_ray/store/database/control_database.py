@@ -13,22 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sqlalchemy import select, update
 
+from mlora_ray.errors import DatabaseInUse, LeaseLost
 from mlora_ray.store.database import commits, hosts, integrity, jobs, lease, machine_numerics, schema
-from mlora_ray.store.database.connections import open_engine, shown
+from mlora_ray.store.database.connections import open_engine
 from mlora_ray.store.database.mapping import event, event_row, host_record, job_record, step_report
 from mlora_ray.store.database.tables import BundleRow, EventRow, HostRow, JobRow, RunRow, StepRow
 from mlora_ray.store.database.transactions import Transactions
-from mlora_ray.store.records import (
-    Commit,
-    DatabaseInUse,
-    Event,
-    HostRecord,
-    JobRecord,
-    LeaseLost,
-    Machine,
-    Ownership,
-)
 from mlora_ray.types import BundleReport, FailureReport, HostInfo, HostSettings, JobSpec, JobState, StepReport
+from mlora_ray.types.database_url import shown
+from mlora_ray.types.records import Commit, Event, HostRecord, JobRecord, Machine, Ownership
 
 
 class ControlDatabase:

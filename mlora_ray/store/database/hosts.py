@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from mlora_ray.errors import DatabaseError
 from mlora_ray.store.database.mapping import num_changed
 from mlora_ray.store.database.tables import HostRow
-from mlora_ray.store.records import DatabaseError
 from mlora_ray.types import HostInfo, HostSettings, serialization
 
 STATES = ("starting", "alive", "draining", "gone")

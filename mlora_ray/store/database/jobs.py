@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from mlora_ray.errors import DatabaseError
 from mlora_ray.store.database.mapping import FINAL_STATES
 from mlora_ray.store.database.tables import EventRow, JobRow
-from mlora_ray.store.records import DatabaseError, Ownership
 from mlora_ray.types import JobSpec, JobState, serialization
+from mlora_ray.types.records import Ownership
 
 NAMES_AT_ONCE = 500  # in one query: SQLite has had a limit of 999 values
 

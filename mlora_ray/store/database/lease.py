@@ -12,8 +12,8 @@ from typing import NamedTuple
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from mlora_ray.errors import LeaseLost
 from mlora_ray.store.database.tables import LeaseRow
-from mlora_ray.store.records import LeaseLost
 
 NUM_LOOKS = 16  # at the beat of another, over the whole patience
 

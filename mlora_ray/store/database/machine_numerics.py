@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from mlora_ray.errors import BaseDiffers
 from mlora_ray.store.database.tables import BaseRow, NumericsFactRow, NumericsRow, RunFactRow, RunRow
-from mlora_ray.store.records import BaseDiffers, Machine
+from mlora_ray.types.records import Machine
 
 
 def first_machine(session: Session) -> Machine | None:

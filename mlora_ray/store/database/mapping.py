@@ -9,8 +9,8 @@ from sqlalchemy import CursorResult, Update
 from sqlalchemy.orm import Session
 
 from mlora_ray.store.database.tables import EventRow, HostRow, JobRow, StepRow
-from mlora_ray.store.records import Event, HostRecord, JobRecord
 from mlora_ray.types import HostSettings, JobSpec, JobState, StepReport, serialization
+from mlora_ray.types.records import Event, HostRecord, JobRecord
 
 FINAL_STATES = tuple(s.value for s in JobState if s.is_final)
 _STEP_FIELDS = tuple(f.name for f in fields(StepReport))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mlora_ray.store.database.connections import said, shown
-from mlora_ray.store.records import DatabaseError, DatabaseRefused
+from mlora_ray.errors import DatabaseError, DatabaseRefused
+from mlora_ray.store.database.connections import said
+from mlora_ray.types.database_url import shown
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -9,9 +9,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from mlora_ray.errors import DatabaseError
 from mlora_ray.store.database import lease
-from mlora_ray.store.database.connections import said, shown
-from mlora_ray.store.records import DatabaseError
+from mlora_ray.store.database.connections import said
+from mlora_ray.types.database_url import shown
 
 
 class Transactions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from mlora_ray.control.hosts.managed_host import TREND_WINDOW_S, TREND_WINDOWS, MemoryTrend
+from mlora_ray.control.hosts.memory_trend import TREND_WINDOW_S, TREND_WINDOWS, MemoryTrend
 
 HOUR_S = TREND_WINDOW_S * (TREND_WINDOWS + 1)
 

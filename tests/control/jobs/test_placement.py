@@ -13,14 +13,13 @@ from sqlalchemy.orm import Session
 
 from mlora_ray.clock import VirtualClock
 from mlora_ray.control.jobs.step_time_learner import StepLearner
-from mlora_ray.errors import InputError
+from mlora_ray.errors import DatabaseError, InputError
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.models.step_time import StepTimeModel, StepTimes
 from mlora_ray.policies.models.step_time_fit import added, row_stats
 from mlora_ray.policies.placement.fifo import Fifo
 from mlora_ray.store.bundles import read_bundle
 from mlora_ray.store.decision_log import read_decisions
-from mlora_ray.store.records import DatabaseError
 from mlora_ray.types import Action, ClusterView, HostType, JobState, Migrate, Pause, Place, PolicyState
 from tests.conftest import BASE, make_spec, make_step
 from tests.fakes import FakeHost, Scripted, Service, specs

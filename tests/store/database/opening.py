@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiprocessing.synchronize import Barrier
 
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import Event
+from mlora_ray.types.records import Event
 
 
 def open_each(urls: list[str], barrier: Barrier) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mlora_ray.store.database.connections import open_engine, shown
+from mlora_ray.errors import DatabaseError
+from mlora_ray.store.database.connections import open_engine
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import Commit, DatabaseError
 from mlora_ray.types import JobState
+from mlora_ray.types.database_url import shown
+from mlora_ray.types.records import Commit
 from tests.conftest import make_spec
 from tests.postgres import PASSWORD, SECRETIVE, PostgresServer
 from tests.store.database.test_control_database import bundle

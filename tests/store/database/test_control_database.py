@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import create_engine, text
 
+from mlora_ray.errors import BaseDiffers, DatabaseError
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import BaseDiffers, Commit, DatabaseError, Event, Machine, Ownership, spec_differences
 from mlora_ray.types import BundleReport, FailureReport, HostInfo, HostSettings, JobSpec, JobState
+from mlora_ray.types.job_identity import spec_differences
+from mlora_ray.types.records import Commit, Event, Machine, Ownership
 from tests.conftest import BASE, make_spec, make_step
 
 

@@ -13,11 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from mlora_ray.errors import DatabaseError, LeaseLost
 from mlora_ray.store.database.connections import open_engine
 from mlora_ray.store.database.control_database import ControlDatabase, lease
 from mlora_ray.store.database.tables import LeaseRow, Table
-from mlora_ray.store.records import Commit, DatabaseError, Event, LeaseLost, Machine, Ownership
 from mlora_ray.types import BundleReport, FailureReport, HostSettings, JobState
+from mlora_ray.types.records import Commit, Event, Machine, Ownership
 from tests.conftest import BASE, make_spec, make_step
 from tests.postgres import PostgresServer
 from tests.store.database.test_control_database import host_info

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlora_ray.clock import VirtualClock
+from mlora_ray.errors import DatabaseError
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import Commit, DatabaseError
 from mlora_ray.types import JobState
+from mlora_ray.types.records import Commit
 from tests.conftest import make_spec
 from tests.fakes import Service
 from tests.postgres import PostgresServer

@@ -20,10 +20,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mlora_ray.errors import LeaseLost
 from mlora_ray.store.database.connections import open_engine
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import Commit, LeaseLost, Ownership
 from mlora_ray.types import BundleReport, FailureReport, JobState, StepReport
+from mlora_ray.types.records import Commit, Ownership
 from tests.conftest import make_spec, make_step
 from tests.postgres import PostgresServer
 

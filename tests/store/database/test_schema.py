@@ -17,11 +17,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
+from mlora_ray.errors import BaseDiffers, DatabaseError
 from mlora_ray.store.database.connections import open_engine
 from mlora_ray.store.database.control_database import ControlDatabase, schema
 from mlora_ray.store.database.tables import Table
-from mlora_ray.store.records import BaseDiffers, Commit, DatabaseError, Machine
 from mlora_ray.types import BundleReport, JobState
+from mlora_ray.types.records import Commit, Machine
 from tests.conftest import make_spec, make_step
 from tests.store.database.opening import open_each
 

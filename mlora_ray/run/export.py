@@ -1,0 +1,112 @@
+"""A trained adapter out of the storage, its hash checked, as a folder that PEFT loads."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlora_ray.cli.output import mistake
+from mlora_ray.errors import StorageError
+from mlora_ray.store.bundles import read_bundle
+from mlora_ray.store.files import read_file, write_file
+from mlora_ray.types import BaseSpec
+from mlora_ray.types.records import JobRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlora_ray.engine.site_groups import SiteGroup
+
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+BESIDE = ("job.json", "eval.json", "metrics.jsonl")  # go along where they are there
+
+
+def export_finished(record: JobRecord, folder: str, to: str) -> str:
+    """Copy a finished adapter's files; answers its hash. Raises StorageError when it is not the recorded one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    from mlora_ray.engine.peft_format import weights_sha256
+
+    held = read_file(f"{folder}/{WEIGHTS}")
+    try:
+        sha256 = weights_sha256(load(held))
+    except (SafetensorError, ValueError) as error:
+        raise StorageError(f"{folder}/{WEIGHTS}: not a safetensors file: {error}") from error
+    if sha256 != record.weights_sha256:
+        raise StorageError(f"{folder}/{WEIGHTS}: its sha256 is {sha256}, the service recorded {record.weights_sha256}")
+    write_file(f"{to}/{WEIGHTS}", held)
+    write_file(f"{to}/{CONFIG}", read_file(f"{folder}/{CONFIG}"))
+    for name in BESIDE:
+        with contextlib.suppress(StorageError):  # a job without evaluation rows has no eval.json
+            write_file(f"{to}/{name}", read_file(f"{folder}/{name}"))
+    return sha256
+
+
+def export_bundle(record: JobRecord, to: str) -> str:
+    """Write the weights of a job's last committed bundle; answers their sha256. Raises InputError, StorageError."""
+    from safetensors.numpy import save
+
+    from mlora_ray.engine.peft_format import weights_sha256
+
+    if not record.bundle_uri:
+        raise mistake("export", record.spec.name, f"a job with a committed bundle; it is {record.state} at step 0")
+    arrays, meta = read_bundle(record.bundle_uri)
+    tensors, config = peft_files(record, arrays)
+    sha256 = weights_sha256(tensors)
+    facts = {"job": record.spec.name, "step": record.step, "total_steps": record.spec.total_steps}
+    facts |= {
+        "state": str(record.state),
+        "bundle": record.bundle_uri,
+        "epoch": meta.get("epoch"),
+        "weights_sha256": sha256,
+    }
+    write_file(f"{to}/{WEIGHTS}", save(tensors, metadata={"format": "pt"}))
+    write_file(f"{to}/{CONFIG}", _json(config))
+    write_file(f"{to}/export.json", _json(facts))
+    return sha256
+
+
+def peft_files(record: JobRecord, arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors and adapter_config.json of a bundle's arrays; only the base's config is read for it."""
+    from mlora_ray.engine.adapter_layout import build_layout
+    from mlora_ray.engine.adapter_state import AdapterState
+    from mlora_ray.engine.peft_format import peft_config, peft_tensors
+
+    base = _base_here(record.spec.base)
+    layout = build_layout(record.spec.lora, _site_groups(base.path))
+    state = AdapterState.from_arrays(layout, arrays)
+    return peft_tensors(state), peft_config(record.spec.lora, layout, base.path)
+
+
+def _site_groups(base_path: str) -> list[SiteGroup]:
+    """By a run without numbers, which takes no memory; a base that cannot do that is loaded."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from mlora_ray.engine.site_groups import find_groups
+
+    config = AutoConfig.from_pretrained(base_path, local_files_only=True)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return find_groups(AutoModelForCausalLM.from_config(config))
+    except RuntimeError:
+        return find_groups(AutoModelForCausalLM.from_pretrained(base_path, local_files_only=True))
+
+
+def _base_here(base: BaseSpec) -> BaseSpec:
+    from mlora_ray.bases.resolve import resolve_base
+
+    return (
+        base if Path(base.path).is_dir() else dataclasses.replace(resolve_base(base.name, base.dtype), name=base.name)
+    )
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, default=list) + "\n").encode()
