@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlora_ray.actors.client import Service
-from mlora_ray.cli.output import mistake
 from mlora_ray.control.transport import HOST_PREFIX
-from mlora_ray.errors import InputError, MloraError
+from mlora_ray.errors import InputError, MloraError, command_line_mistake
 
 REACH_TIMEOUT_S = 5.0  # to open a connection; a cluster that is there answers in milliseconds
 # Read when ray is imported. Its own patience with an address where no cluster is: two minutes.
@@ -58,7 +57,7 @@ def find_service(name: str) -> Service:
         return found
     here = service_names()
     is_there = f"this cluster has: {', '.join(here)}" if here else "this cluster has none"
-    raise mistake("--service", name, f"a running service; {is_there}. `mlora-ray submit` starts one")
+    raise command_line_mistake("--service", name, f"a running service; {is_there}. `mlora-ray submit` starts one")
 
 
 def service_names() -> list[str]:
@@ -89,4 +88,6 @@ def _unreachable(address: str, error: Exception) -> InputError:
         said = f"{said} (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)"
     elif said.startswith("Failed to connect to Ray cluster"):
         said = "what listens there is not Ray's GCS, or wants another token (RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH)"
-    return mistake("--address", address, f"the address of a running Ray cluster, such as 10.0.0.1:6379 or auto: {said}")
+    return command_line_mistake(
+        "--address", address, f"the address of a running Ray cluster, such as 10.0.0.1:6379 or auto: {said}"
+    )

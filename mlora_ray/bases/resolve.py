@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 from mlora_ray.bases.embedded import _embedded, _make_smollm2, _make_tiny_llama, _smollm2_version
-from mlora_ray.errors import InputError, Mistake
+from mlora_ray.errors import mistake_in
 from mlora_ray.types import BaseSpec
 
 DTYPES = ("bfloat16", "float32")
@@ -23,7 +23,7 @@ HASH_CHUNK_BYTES = 16 << 20
 def resolve_base(name: str, dtype: str = "bfloat16") -> BaseSpec:
     """The base called `name`, made or downloaded if need be. Raises InputError."""
     if dtype not in DTYPES:
-        raise _mistake(name, "dtype", dtype, f"one of {', '.join(DTYPES)}")
+        raise mistake_in(name, "dtype", dtype, f"one of {', '.join(DTYPES)}")
     if name == "smollm2-135m":
         path = _embedded(f"{name}-{_smollm2_version(name)}", _make_smollm2)
     elif name == "tiny-llama":
@@ -65,12 +65,12 @@ def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
 
 def _local(name: str, path: Path) -> Path:
     if not (path / "config.json").is_file():
-        raise _mistake(str(path), "base", name, "a directory with config.json, *.safetensors and the tokenizer")
+        raise mistake_in(str(path), "base", name, "a directory with config.json, *.safetensors and the tokenizer")
     if not any(path.glob("*.safetensors")):
         fix = "*.safetensors weights beside config.json (convert others with save_pretrained)"
-        raise _mistake(str(path), "base", name, fix)
+        raise mistake_in(str(path), "base", name, fix)
     if not any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise _mistake(str(path), "base", name, "a tokenizer (tokenizer.json or tokenizer.model) beside config.json")
+        raise mistake_in(str(path), "base", name, "a tokenizer (tokenizer.json or tokenizer.model) beside config.json")
     return path
 
 
@@ -80,19 +80,15 @@ def _from_hub(name: str) -> Path:
 
     known = f"an embedded name ({', '.join(EMBEDDED)}), a local directory or a Hub id (owner/name)"
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise _mistake(name, "base", name, f"no such directory; allowed: {known}")
+        raise mistake_in(name, "base", name, f"no such directory; allowed: {known}")
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=10))
     except HFValidationError:
-        raise _mistake(name, "base", name, known) from None
+        raise mistake_in(name, "base", name, known) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         fix = (
             f"not in the Hub's cache and the Hub gave nothing ({reason[:200]}). Without a network: give a local "
             f"directory, point HF_HOME at a cache that holds it, or use an embedded base ({', '.join(EMBEDDED)})"
         )
-        raise _mistake(name, "base", name, fix) from error
-
-
-def _mistake(file: str, field: str, value: str, allowed: str) -> InputError:
-    return InputError([Mistake(file=file, field=field, value=value, allowed=allowed)])
+        raise mistake_in(name, "base", name, fix) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import mistake
 from mlora_ray.display.console import print_json, say
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def explain(name: str, address: str, service_name: str, as_json: bool, out: Cons
     try:
         found = run(job, situation, events, settings.step_times)
     except ValueError as error:
-        raise mistake("policy", situation.policy, str(error)) from error
+        raise command_line_mistake("policy", situation.policy, str(error)) from error
     if as_json:
         print_json(found)
     else:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import mistake
 from mlora_ray.display.console import print_json, say
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.run.export import export_bundle, export_finished
 from mlora_ray.types import JobState
 from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
@@ -34,7 +34,7 @@ def export(job: str, to: str, address: str, service_name: str, is_latest: bool, 
             if record.bundle_uri
             else "nothing is committed yet"
         )
-        raise mistake("export", job, f"a job that has SUCCEEDED; it is {record.state}; {last}")
+        raise command_line_mistake("export", job, f"a job that has SUCCEEDED; it is {record.state}; {last}")
     answer = {"job": job, "to": to, "step": record.step, "weights_sha256": sha256}
     if as_json:
         print_json(answer)
@@ -49,4 +49,4 @@ def _check_free(to: str) -> None:
     if "://" in to or not path.exists():
         return
     if not path.is_dir() or any(path.iterdir()):
-        raise mistake("--to", to, "a new or empty directory, or a URL")
+        raise command_line_mistake("--to", to, "a new or empty directory, or a URL")

@@ -6,10 +6,10 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import mistake
 from mlora_ray.display.console import print_json, say
 from mlora_ray.display.host_table import COLUMNS, NODE_CHARACTERS, _whole, host_cells
 from mlora_ray.display.tables import print_table
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def drain(target: str, address: str, service_name: str, as_json: bool, out: Cons
         hosts = [host for host in service.hosts() if host.state != "gone"]
         if not target or not any(target == host.id or host.node_id.startswith(target) for host in hosts):
             there = ", ".join(f"{host.id} (node {host.node_id[:NODE_CHARACTERS] or 'none yet'})" for host in hosts)
-            raise mistake("drain", target, f"a host, or the start of a node id; there are: {there or 'no hosts'}")
+            raise command_line_mistake(
+                "drain", target, f"a host, or the start of a node id; there are: {there or 'no hosts'}"
+            )
         drained = service.drain(target)
     if as_json:
         print_json({"draining": list(drained)})

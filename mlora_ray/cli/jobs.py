@@ -8,11 +8,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import command_mistake
 from mlora_ray.display.console import print_json, say
 from mlora_ray.display.progress_view import ProgressView
 from mlora_ray.display.status_table import print_status, status_json
-from mlora_ray.errors import InputError
+from mlora_ray.errors import InputError, command_mistake
 from mlora_ray.run.interrupt import Interrupt
 from mlora_ray.types import JobState
 from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_SUCCEEDED

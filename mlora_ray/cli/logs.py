@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.cli.output import mistake
 from mlora_ray.display.console import print_json, say
 from mlora_ray.display.numbers import show_loss, show_seconds
 from mlora_ray.display.tables import at_time
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.run.interrupt import Interrupt
 from mlora_ray.types import StepReport
 from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_SUCCEEDED
@@ -82,7 +82,9 @@ def show_events(
 def parse_after(text: str) -> int:
     """Raises InputError."""
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise mistake("--after", text, "the number of an event, from 0: the first column of `mlora-ray events`")
+        raise command_line_mistake(
+            "--after", text, "the number of an event, from 0: the first column of `mlora-ray events`"
+        )
     return int(text)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlora_ray.errors import InputError, Mistake, MloraError
+from mlora_ray.errors import InputError, MloraError
 from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_MISTAKE
 
 if TYPE_CHECKING:
@@ -42,11 +42,3 @@ def said_plainly(as_json: bool) -> Iterator[None]:
 def command_line() -> str:
     """What this process was called with, to be run again."""
     return shlex.join(["mlora-ray", *sys.argv[1:]])
-
-
-def mistake(field: str, value: str, allowed: str) -> InputError:
-    return InputError([command_mistake(field, value, allowed)])
-
-
-def command_mistake(field: str, value: str, allowed: str) -> Mistake:
-    return Mistake(file="command line", field=field, value=value, allowed=allowed)

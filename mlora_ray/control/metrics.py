@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
 
-from mlora_ray.actors.ray_metrics import ray_instrument
 from mlora_ray.control.metric_table import METRICS, MetricSpec, Write
 from mlora_ray.types import JobState
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
@@ -37,9 +36,8 @@ class Metrics:
     A job first seen is where counting begins, so a placement that starts again counts no step twice.
     """
 
-    def __init__(self, service: str, instrument: Callable[[MetricSpec, str], Write] | None = None) -> None:
-        make = instrument or ray_instrument
-        self._writes = {spec.name: make(spec, service) for spec in METRICS.values()}
+    def __init__(self, service: str, instrument: Callable[[MetricSpec, str], Write]) -> None:
+        self._writes = {spec.name: instrument(spec, service) for spec in METRICS.values()}
         self._furthest: dict[str, tuple[int, int, bool]] = {}  # job: step, tokens, is final; what has been counted
         self._tenants: set[str] = set()
         self._host_kinds: set[tuple[str, str, str]] = set()

@@ -41,10 +41,6 @@ class Base:
     logit_scale: float = 1.0
     position_limit: int = 0
 
-    @property
-    def tokenizer_path(self) -> str:
-        return self.spec.path
-
 
 def load_base(spec: BaseSpec, device: str = "cpu", threads: int | None = None, tile: int = ROW_TILE) -> Base:
     """Load weights from `spec.path`, freeze them and put our modules in. Raises MloraError when they cannot be used."""

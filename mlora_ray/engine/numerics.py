@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from mlora_ray.engine.base import Base
 
 LIBRARIES = ("mlora-ray", "torch", "transformers", "peft", "ray", "safetensors", "numpy")
 # Other recorded versions may differ.
@@ -85,3 +88,20 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def made_on(base: Base) -> dict[str, Any]:
+    """What job.json records of base, versions and device: everything beside the spec that decides the bits."""
+    import torch
+
+    device = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type
+    return {
+        "base_sha256": base.sha256,
+        "versions": library_versions(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "row_tile": base.context.tile,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "cpu_capability": cpu_capability(),
+        "native_kernels": has_native_kernels(base.device.type),
+    }

@@ -9,7 +9,7 @@ from mlora_ray.types import CrossLosses, CrossRequest
 
 if TYPE_CHECKING:
     from mlora_ray.engine.engine import Engine
-from mlora_ray.host.loading import _read, _state
+from mlora_ray.host.loading import read_own_bundle, state_from
 
 
 def cross_evaluate(engine: Engine, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
@@ -18,6 +18,6 @@ def cross_evaluate(engine: Engine, requests: list[CrossRequest], max_rows: int) 
     base_loss = engine.evaluate([(None, None, rows) for rows in columns])
     losses = []
     for request in requests:  # one adapter at a time: its state is all that is added to memory
-        state = _state(engine, request.spec, _read(request.spec, request.bundle_uri)[0])
+        state = state_from(engine, request.spec, read_own_bundle(request.spec, request.bundle_uri)[0])
         losses.append(tuple(engine.evaluate([(state, request.spec, rows) for rows in columns])))
     return CrossLosses(tuple(losses), tuple(base_loss))

@@ -31,11 +31,11 @@ def load(engine: Engine, assignment: Assignment, moved: MovedState | None) -> Lo
     rows = read_rows(spec.train_rows)
     eval_rows = read_rows(spec.eval_rows) if spec.eval_rows else None
     if moved is not None:
-        return Loaded(rows, eval_rows, _state(engine, spec, moved.arrays), moved.num_tokens)
+        return Loaded(rows, eval_rows, state_from(engine, spec, moved.arrays), moved.num_tokens)
     if not assignment.bundle_uri:
         return Loaded(rows, eval_rows, None, 0)
-    arrays, meta = _read(spec, assignment.bundle_uri)
-    return Loaded(rows, eval_rows, _state(engine, spec, arrays), int(meta.get("num_tokens", 0)))
+    arrays, meta = read_own_bundle(spec, assignment.bundle_uri)
+    return Loaded(rows, eval_rows, state_from(engine, spec, arrays), int(meta.get("num_tokens", 0)))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -44,14 +44,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return memory_budget.is_out_of_memory(error)
 
 
-def _read(spec: JobSpec, uri: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def read_own_bundle(spec: JobSpec, uri: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
     arrays, meta = read_bundle(uri)
     if meta.get("job") != spec.name:
         raise StorageError(f"{uri}: is a bundle of {meta.get('job')!r}, not of {spec.name!r}")
     return arrays, meta
 
 
-def _state(engine: Engine, spec: JobSpec, arrays: Mapping[str, Any]) -> AdapterState:
+def state_from(engine: Engine, spec: JobSpec, arrays: Mapping[str, Any]) -> AdapterState:
     from mlora_ray.engine.adapter_state import AdapterState
 
     return AdapterState.from_arrays(engine.layout(spec), dict(arrays), str(engine.base.device))

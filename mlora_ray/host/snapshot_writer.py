@@ -6,8 +6,9 @@ import dataclasses
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
+from mlora_ray.host.adapter_outputs import write_outputs
 from mlora_ray.host.hosted_job import Held
-from mlora_ray.store.adapter_files import EvalLosses, write_outputs
+from mlora_ray.store.adapter_files import EvalLosses
 from mlora_ray.store.bundles import bundle_uri, write_bundle
 from mlora_ray.types import Assignment, BundleReport
 

@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlora_ray.cli.output import mistake
-from mlora_ray.errors import StorageError
+from mlora_ray.errors import StorageError, command_line_mistake
 from mlora_ray.store.bundles import read_bundle
 from mlora_ray.store.files import read_file, write_file
 from mlora_ray.types import BaseSpec
@@ -56,7 +55,9 @@ def export_bundle(record: JobRecord, to: str) -> str:
     from mlora_ray.engine.peft_format import weights_sha256
 
     if not record.bundle_uri:
-        raise mistake("export", record.spec.name, f"a job with a committed bundle; it is {record.state} at step 0")
+        raise command_line_mistake(
+            "export", record.spec.name, f"a job with a committed bundle; it is {record.state} at step 0"
+        )
     arrays, meta = read_bundle(record.bundle_uri)
     tensors, config = peft_files(record, arrays)
     sha256 = weights_sha256(tensors)

@@ -15,14 +15,14 @@ from mlora_ray.bases.linear_shapes import state_bytes
 from mlora_ray.config.job_file import read_job_file
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.display.progress_view import ProgressView
-from mlora_ray.errors import MloraError
+from mlora_ray.errors import MloraError, command_line_mistake
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.prepare.job_specs import prepare
 from mlora_ray.run.directory import RunDirectory
 from mlora_ray.run.finish import CALL_TIMEOUT_S, EXIT_SOME_FAILED, POLL_S, sum_up
 from mlora_ray.run.interrupt import EXIT_CODE as EXIT_INTERRUPTED
 from mlora_ray.run.interrupt import Interrupt
-from mlora_ray.run.options import TrainOptions, choose_device, choose_threads, mistake
+from mlora_ray.run.options import TrainOptions, choose_device, choose_threads
 from mlora_ray.run.resume import as_before
 from mlora_ray.run.session import Run
 from mlora_ray.types import AutoscaleSettings, HostType
@@ -115,7 +115,7 @@ def _check_policy(name: str) -> None:
     try:
         load_policy(name)
     except ValueError as error:
-        raise mistake("--policy", name, str(error)) from error
+        raise command_line_mistake("--policy", name, str(error)) from error
 
 
 def _cluster(options: TrainOptions, directory: RunDirectory, num_cpus: int) -> AbstractContextManager[None]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlora_ray.cli.output import mistake
 from mlora_ray.config.cluster_settings import STORAGE_VARIABLE, read_settings
 from mlora_ray.config.service_settings import OURS, ServiceSettings
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.types import HostType
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def asked_settings(target: Target, *, is_running: bool) -> ServiceSettings:
     settings = read_settings(target.settings_path, None, **{name: value for name, value in given.items() if value})
     if RAY_COPY in settings.storage:
         allowed = "an absolute path or a URL: this process runs in Ray's copy of the working directory"
-        raise mistake(target.storage_option, target.storage or settings.storage, allowed)
+        raise command_line_mistake(target.storage_option, target.storage or settings.storage, allowed)
     return settings
 
 
@@ -58,7 +58,7 @@ def settings_for(target: Target, nodes: Sequence[Mapping[str, Any]]) -> ServiceS
     asked = asked_settings(target, is_running=False)
     if not asked.storage:
         allowed = f"a directory that every node mounts, or a URL such as s3://bucket/runs; also ${STORAGE_VARIABLE}"
-        raise mistake(target.storage_option, "", f"{allowed}, or `storage:` in the --settings file")
+        raise command_line_mistake(target.storage_option, "", f"{allowed}, or `storage:` in the --settings file")
     if target.settings_path:
         return asked
     types = host_types_of(nodes, device=target.device, threads=target.threads, **target.limits)
@@ -76,7 +76,7 @@ def check_writable(storage: str, option: str) -> None:
         with tempfile.TemporaryFile(dir=ours):
             pass
     except OSError as error:
-        raise mistake(option, storage, f"a directory that can be written: {error.strerror}") from error
+        raise command_line_mistake(option, storage, f"a directory that can be written: {error.strerror}") from error
 
 
 def storage_uri(text: str, option: str) -> str:
@@ -90,7 +90,7 @@ def storage_uri(text: str, option: str) -> str:
     try:
         fsspec.core.url_to_fs(text)
     except (ValueError, ImportError, OSError) as error:
-        raise mistake(option, text, f"a URL that fsspec opens here: {error}") from error
+        raise command_line_mistake(option, text, f"a URL that fsspec opens here: {error}") from error
     return text.rstrip("/")
 
 

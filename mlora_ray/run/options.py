@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from mlora_ray.errors import InputError, Mistake
+from mlora_ray.errors import command_line_mistake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +34,12 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise mistake("--device", device, "cpu or auto: no CUDA device can be used here")
+        raise command_line_mistake("--device", device, "cpu or auto: no CUDA device can be used here")
     if device not in ("cpu", "cuda"):
-        raise mistake("--device", device, "auto, cpu or cuda")
+        raise command_line_mistake("--device", device, "auto, cpu or cuda")
     return device
 
 
 def choose_threads(threads: int, num_hosts: int = 1) -> int:
     """The given number, or this process's cores shared among the hosts."""
     return threads or max(1, len(os.sched_getaffinity(0)) // num_hosts)
-
-
-def mistake(field: str, value: str, allowed: str) -> InputError:
-    return InputError([Mistake(file="command line", field=field, value=value, allowed=allowed)])

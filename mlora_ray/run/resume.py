@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from mlora_ray.engine.numerics import differences, machine_facts
-from mlora_ray.errors import InputError, Mistake
+from mlora_ray.errors import InputError, Mistake, command_line_mistake
 from mlora_ray.run.directory import RunDirectory
-from mlora_ray.run.options import TrainOptions, mistake
+from mlora_ray.run.options import TrainOptions
 
 
 def as_before(options: TrainOptions, directory: RunDirectory) -> TrainOptions:
@@ -19,9 +19,11 @@ def as_before(options: TrainOptions, directory: RunDirectory) -> TrainOptions:
     if before is None:
         return options
     if options.threads not in (0, before.threads):
-        raise mistake("--threads", str(options.threads), f"{before.threads}, with which this run began, or none")
+        raise command_line_mistake(
+            "--threads", str(options.threads), f"{before.threads}, with which this run began, or none"
+        )
     if options.device not in ("auto", before.device):
-        raise mistake("--device", options.device, f"{before.device}, on which this run began, or auto")
+        raise command_line_mistake("--device", options.device, f"{before.device}, on which this run began, or auto")
     changed = [] if options.address else differences(dict(before.facts), machine_facts(before.device))
     if changed:
         raise InputError([_changed(directory, *one) for one in changed])

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from mlora_ray.actors.client import Service
 from mlora_ray.actors.connect import running_service
 from mlora_ray.bases.linear_shapes import state_bytes
-from mlora_ray.cli.output import mistake
 from mlora_ray.config.job_file import JobFile
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.data.readers import HUB_PREFIX
 from mlora_ray.display.console import say
-from mlora_ray.errors import MloraError
+from mlora_ray.errors import MloraError, command_line_mistake
 from mlora_ray.prepare.job_specs import prepare
 from mlora_ray.run.new_service import Target, asked_settings, check_writable, cluster_nodes, settings_for
 from mlora_ray.types import JobSpec, RowsRef
@@ -47,7 +46,7 @@ def _settings_of(service: Service, asked: ServiceSettings, target: Target, out: 
     settings = service.settings()
     if asked.storage and asked.storage != settings.storage:
         allowed = f"{settings.storage}, which service {service.name!r} uses, or none; or another --service"
-        raise mistake(target.storage_option, target.storage or asked.storage, allowed)
+        raise command_line_mistake(target.storage_option, target.storage or asked.storage, allowed)
     if target.settings_path:
         names = [f.name for f in dataclasses.fields(asked) if f.name != "database_url"]
         differing = [name for name in names if getattr(asked, name) != getattr(settings, name)]
@@ -67,10 +66,10 @@ def _check_seen_by_both(settings: ServiceSettings) -> None:
         files, path = fsspec.core.url_to_fs(settings.probe_uri)
         is_seen = files.exists(path)
     except Exception as error:  # of the file system, whose client has errors of its own
-        raise mistake("storage", settings.storage, f"what this process can read: {error}") from error
+        raise command_line_mistake("storage", settings.storage, f"what this process can read: {error}") from error
     if not is_seen:
         allowed = "a storage that this process and the cluster share: the service's files there are not to be seen here"
-        raise mistake("storage", settings.storage, allowed)
+        raise command_line_mistake("storage", settings.storage, allowed)
 
 
 def _start(settings: ServiceSettings) -> Service:

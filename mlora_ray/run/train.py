@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mlora_ray.cli.output import mistake
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.run.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ def train(options: TrainOptions, settings_path: str, service: str, out: Console)
     if options.address:
         return _on_cluster(options, settings_path, service, out)
     if settings_path:
-        raise mistake("--settings", settings_path, "only with --address: a cluster of our own needs none")
+        raise command_line_mistake("--settings", settings_path, "only with --address: a cluster of our own needs none")
     if not options.out:
-        raise mistake("--out", "", "a directory for the adapters; or --address of a running cluster")
+        raise command_line_mistake("--out", "", "a directory for the adapters; or --address of a running cluster")
     from mlora_ray.run.local import train as train_here
 
     return train_here(dataclasses.replace(options, policy=options.policy or "fifo"), out)
@@ -30,11 +30,11 @@ def _on_cluster(options: TrainOptions, settings_path: str, service: str, out: Co
     from mlora_ray.run.remote import train_on_cluster
 
     if options.is_overwrite:
-        raise mistake(
+        raise command_line_mistake(
             "--overwrite", "", "not with --address: a service keeps its jobs. Cancel them, or use other names"
         )
     if options.device not in ("auto", "cpu", "cuda"):
-        raise mistake("--device", options.device, "auto, cpu or cuda")
+        raise command_line_mistake("--device", options.device, "auto, cpu or cuda")
     target = Target(
         service=service,
         storage=options.out,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlora_ray.engine.numerics import cpu_capability, has_native_kernels, library_versions
 from mlora_ray.errors import MloraError
 from mlora_ray.store.files import write_file
 from mlora_ray.types import JobSpec
 
 if TYPE_CHECKING:
-    from mlora_ray.engine.adapter_state import AdapterState
-    from mlora_ray.engine.base import Base
+    import numpy as np
 
 
 class EvalLosses(NamedTuple):
@@ -24,26 +23,29 @@ class EvalLosses(NamedTuple):
     adapter: float
 
 
-def write_outputs(out_uri: str, spec: JobSpec, base: Base, state: AdapterState, losses: EvalLosses | None) -> str:
-    """Write a finished adapter's files to `out_uri`; answers its `weights_sha256`. Raises StorageError.
+def write_adapter_files(
+    out_uri: str,
+    spec: JobSpec,
+    tensors: Mapping[str, np.ndarray],
+    adapter_config: Mapping[str, Any],
+    made_on: Mapping[str, Any],
+    losses: EvalLosses | None,
+) -> None:
+    """Write a finished adapter's files to `out_uri`. Raises StorageError.
 
-    job.json comes last: where it is, the others are.
+    `made_on` is what job.json says beyond the spec: base, versions, device, hash. job.json comes last: where it is,
+    the others are.
     """
     from safetensors.numpy import save
 
-    from mlora_ray.engine.peft_format import peft_config, peft_tensors, weights_sha256
-
-    tensors = peft_tensors(state)
-    sha256 = weights_sha256(tensors)
-    write_file(f"{out_uri}/adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    write_json(f"{out_uri}/adapter_config.json", peft_config(spec.lora, state.layout, spec.base.path))
+    write_file(f"{out_uri}/adapter_model.safetensors", save(dict(tensors), metadata={"format": "pt"}))
+    write_json(f"{out_uri}/adapter_config.json", adapter_config)
     if losses is not None:
         write_json(f"{out_uri}/eval.json", _eval_json(spec, losses))
-    write_json(f"{out_uri}/job.json", _job_json(spec, base, sha256))
-    return sha256
+    write_json(f"{out_uri}/job.json", _job_json(spec, made_on))
 
 
-def write_json(uri: str, value: dict[str, Any]) -> None:
+def write_json(uri: str, value: Mapping[str, Any]) -> None:
     write_file(uri, (json.dumps(value, indent=1, ensure_ascii=False, default=list) + "\n").encode())
 
 
@@ -62,10 +64,7 @@ def _eval_json(spec: JobSpec, losses: EvalLosses) -> dict[str, Any]:
     }
 
 
-def _job_json(spec: JobSpec, base: Base, sha256: str) -> dict[str, Any]:
-    import torch
-
-    device = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type
+def _job_json(spec: JobSpec, made_on: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "spec": dataclasses.asdict(spec),
         "seeds": {"seed": spec.train.seed},
@@ -73,13 +72,5 @@ def _job_json(spec: JobSpec, base: Base, sha256: str) -> dict[str, Any]:
             "train": spec.train_rows.sha256,
             "eval": spec.eval_rows.sha256 if spec.eval_rows else None,
         },
-        "base_sha256": base.sha256,
-        "versions": library_versions(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "row_tile": base.context.tile,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "cpu_capability": cpu_capability(),
-        "native_kernels": has_native_kernels(base.device.type),
-        "weights_sha256": sha256,
+        **made_on,
     }

@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from mlora_ray.actors.ray_metrics import ray_instrument
 from mlora_ray.control.metric_table import METRICS
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.types import JobState
@@ -66,7 +67,7 @@ class Fed:
     """Metrics that go on as in a service: gauges are set again and again, for Ray forgets them."""
 
     def __init__(self) -> None:
-        self._metrics = Metrics("scraped")
+        self._metrics = Metrics("scraped", ray_instrument)
         for spec in METRICS.values():
             tags = {tag: f"some-{tag}" for tag in spec.tags}
             if spec.kind == "counter":

@@ -18,8 +18,8 @@ from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base, load_base
 from mlora_ray.engine.peft_format import peft_tensors, weights_sha256
 from mlora_ray.errors import InputError, StorageError
+from mlora_ray.host.adapter_outputs import write_outputs
 from mlora_ray.run.export import export_bundle, export_finished
-from mlora_ray.store.adapter_files import write_outputs
 from mlora_ray.store.bundles import bundle_uri, write_bundle
 from mlora_ray.types import JobSpec, JobState
 from mlora_ray.types.records import JobRecord

@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from mlora_ray.engine.base import load_base
     from mlora_ray.engine.engine import Engine
-    from mlora_ray.store.adapter_files import write_outputs
+    from mlora_ray.host.adapter_outputs import write_outputs
 
     run_dir = tmp_path_factory.mktemp("runs") / "pair"
     spec = resolve_base("tiny-llama", "float32")
