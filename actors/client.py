@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlora_ray.config.service_settings import ServiceSettings
     from mlora_ray.types import CrossLosses, CrossRequest, StepReport
     from mlora_ray.types.records import Event, JobRecord
-    from mlora_ray.types.service import RunResult, Situation, SubmitRequest
+    from mlora_ray.types.service import PolicySnapshot, RunResult, SubmitRequest
     from mlora_ray.types.status import HostStatus, RunStatus
 
 ASK_TIMEOUT_S = 60.0  # a restarted placement actor reads its database and re-adopts its hosts meanwhile
@@ -49,7 +49,7 @@ class Service:
     def records(self, names: Sequence[str] = ()) -> tuple[JobRecord, ...]:
         return self._ask("records", tuple(names))
 
-    def situation(self) -> Situation:
+    def situation(self) -> PolicySnapshot:
         return self._ask("situation")
 
     def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:

@@ -19,7 +19,7 @@ CROSS_TIMEOUT_S = 7200.0
 STOP_TIMEOUT_S = 20.0
 
 
-class RayLine:
+class RayHostConnection:
     """A line to one host actor, which may still be on its way: its handle comes as a future."""
 
     def __init__(self, actor: Future[Any]) -> None:

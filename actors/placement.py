@@ -16,11 +16,11 @@ from mlora_ray.actors.transport import RayTransport, cluster_name, was_restarted
 from mlora_ray.clock import SystemClock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.metrics import Metrics
-from mlora_ray.control.service import Control
+from mlora_ray.control.service import PlacementService
 from mlora_ray.errors import DatabaseError, DatabaseRefused, MloraError, StorageError
 from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostSettings, StepReport
 from mlora_ray.types.records import Event, JobRecord
-from mlora_ray.types.service import RunResult, Situation, SubmitRequest
+from mlora_ray.types.service import PolicySnapshot, RunResult, SubmitRequest
 from mlora_ray.types.status import HostStatus, RunStatus
 
 OPEN_TIMEOUT_S = 60.0
@@ -41,7 +41,7 @@ class PlacementActor:
         self._transport, self._metrics = RayTransport(start, find), Metrics(settings.name, ray_instrument)
         self._lock = threading.RLock()
         self._opened, self._is_stopping = threading.Event(), threading.Event()
-        self._held: Control | None = None
+        self._held: PlacementService | None = None
         self._error = ""
         self._thread = threading.Thread(target=self._run, name="ticking", daemon=True)
         self._thread.start()
@@ -62,7 +62,7 @@ class PlacementActor:
     def result(self, names: Names = ()) -> RunResult:
         return self._do(lambda control: control.result(names))
 
-    def situation(self) -> Situation:
+    def situation(self) -> PolicySnapshot:
         return self._do(lambda control: control.situation())
 
     def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:
@@ -113,7 +113,7 @@ class PlacementActor:
             self._held.close()
             self._transport.close().result(timeout_s)
 
-    def _do(self, ask: Callable[[Control], Any]) -> Any:
+    def _do(self, ask: Callable[[PlacementService], Any]) -> Any:
         self._opened.wait(OPEN_TIMEOUT_S)
         with self._lock:
             if self._held is None:
@@ -134,12 +134,12 @@ class PlacementActor:
             self._error = str(error) if isinstance(error, MloraError) else f"{type(error).__name__}: {error}"
         self._opened.set()
 
-    def _open(self) -> Control:
+    def _open(self) -> PlacementService:
         """Restarted by Ray, it waits for a database that is away; at its first start it says why there is none."""
         holder, was_here = f"{self._settings.name} on {cluster_name()}", was_restarted()
         while True:
             try:
-                return Control(self._settings, self._transport, SystemClock(), holder, self._metrics)
+                return PlacementService(self._settings, self._transport, SystemClock(), holder, self._metrics)
             except DatabaseRefused:
                 raise
             except (DatabaseError, StorageError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from mlora_ray.actors.host_connection import RayLine
+from mlora_ray.actors.host_connection import RayHostConnection
 from mlora_ray.types import Assignment, HostSettings
 
 HAND_OVER_TIMEOUT_S = 60.0  # it waits for the end of a step; a source that dies or hangs is seen sooner, by its ticks
@@ -56,20 +56,22 @@ class RayTransport:
         self._requested: list[tuple[dict[str, float], dict[str, str]]] | None = None
         threading.Thread(target=self._watch_nodes, name="nodes", daemon=True).start()
 
-    def launch(self, settings: HostSettings) -> RayLine:
-        return RayLine(self._makers.submit(self._start, settings))
+    def launch(self, settings: HostSettings) -> RayHostConnection:
+        return RayHostConnection(self._makers.submit(self._start, settings))
 
-    def adopt(self, actor_name: str) -> RayLine:
+    def adopt(self, actor_name: str) -> RayHostConnection:
         """A line to a host that a placement actor before this one started."""
-        return RayLine(self._makers.submit(self._find, actor_name))
+        return RayHostConnection(self._makers.submit(self._find, actor_name))
 
-    def wait(self, lines: Sequence[RayLine], timeout_s: float) -> None:
+    def wait(self, lines: Sequence[RayHostConnection], timeout_s: float) -> None:
         """Return when all have answered, or after `timeout_s`."""
         asked = [line.asked for line in lines if line.asked is not None]
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
 
-    def move(self, source: RayLine, target: RayLine, assignment: Assignment, old_epoch: int) -> RayMove:
+    def move(
+        self, source: RayHostConnection, target: RayHostConnection, assignment: Assignment, old_epoch: int
+    ) -> RayMove:
         return RayMove(source.actor, target.actor, assignment, old_epoch)
 
     def draining(self) -> Mapping[str, float]:

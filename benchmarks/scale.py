@@ -26,7 +26,7 @@ from mlora_ray.benchmarks.fake_hosts import FakeTransport, make_specs
 from mlora_ray.clock import SystemClock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.metrics import Metrics
-from mlora_ray.control.service import Control
+from mlora_ray.control.service import PlacementService
 from mlora_ray.profiling import measure
 from mlora_ray.types import AutoscaleSettings, HostType
 from mlora_ray.types.service import SubmitRequest
@@ -70,9 +70,9 @@ class _Service:
         self._transport = FakeTransport()
         self._control = self._open()
 
-    def _open(self) -> Control:
+    def _open(self) -> PlacementService:
         metrics = Metrics("scale", lambda spec, service: lambda value, tags: None)
-        return Control(self._settings, self._transport, SystemClock(), "scale", metrics)
+        return PlacementService(self._settings, self._transport, SystemClock(), "scale", metrics)
 
     def figures(self, num_ticks: int) -> dict[str, Any]:
         began_s = time.perf_counter()
@@ -93,7 +93,7 @@ class _Service:
             "commits": self._transport.num_commits,
         }
 
-    def _tick(self, control: Control | None = None) -> tuple[float, float]:
+    def _tick(self, control: PlacementService | None = None) -> tuple[float, float]:
         """Seconds of the tick and of its decision; the hosts train outside of it."""
         self._transport.train()
         spent: list[float] = []
@@ -104,7 +104,7 @@ class _Service:
             tick_s = time.perf_counter() - began_s
         return tick_s, sum(spent)
 
-    def _until(self, control: Callable[[], Control], is_so: Callable[[], bool]) -> list[tuple[float, float]]:
+    def _until(self, control: Callable[[], PlacementService], is_so: Callable[[], bool]) -> list[tuple[float, float]]:
         spent = []
         for _ in range(MAX_TICKS):
             spent.append(self._tick(control()))
@@ -132,7 +132,7 @@ class _Service:
 
 
 @contextlib.contextmanager
-def _timed_decisions(control: Control, spent: list[float]) -> Iterator[None]:
+def _timed_decisions(control: PlacementService, spent: list[float]) -> Iterator[None]:
     """Put the seconds of each view and decision into `spent`."""
     placement = control.placement
     asked: dict[str, Callable[..., Any]] = {"view": placement.view, "decide": placement.decide}

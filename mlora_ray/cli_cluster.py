@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.cli.output import command_line, said_plainly
+from mlora_ray.cli.output import command_line, errors_to_exit_code
 from mlora_ray.display.console import console
 
 PANEL = "On a cluster"
@@ -45,7 +45,7 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Hand the jobs of JOBFILE to the service, which is started if it is not there. They go on without us."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.submit import submit as run
         from mlora_ray.run.new_service import Target
 
@@ -61,7 +61,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Where the jobs are: state, steps, loss, host."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.jobs import show_status
 
         raise typer.Exit(show_status(jobs or [], address, service, watch, as_json, console(False)))
@@ -74,7 +74,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Why a job waits or runs where it does, and when it is expected to start and to end."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.explain import explain as run
 
         raise typer.Exit(run(job, address, service, as_json, console(False)))
@@ -88,7 +88,7 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """Committed steps of a job, and what happened to it, in order."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.logs import show_logs
 
         raise typer.Exit(show_logs(job, address, service, follow, as_json, console(False)))
@@ -101,7 +101,7 @@ def pause(
     as_json: JsonOption = False,
 ) -> None:
     """Save jobs at their next step and let them rest."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.jobs import pause as run
 
         raise typer.Exit(run(jobs, address, service, as_json, console(False)))
@@ -114,7 +114,7 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Let paused and failed jobs go on from their last committed step."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.jobs import resume as run
 
         raise typer.Exit(run(jobs, address, service, as_json, console(False)))
@@ -127,7 +127,7 @@ def cancel(
     as_json: JsonOption = False,
 ) -> None:
     """End jobs for good. What they have committed stays in the storage."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.jobs import cancel as run
 
         raise typer.Exit(run(jobs, address, service, as_json, console(False)))
@@ -144,7 +144,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch an adapter as a folder that PEFT loads, its hash checked."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.export import export as run
 
         raise typer.Exit(run(job, to, address, service, latest, as_json, console(False)))
@@ -157,7 +157,7 @@ def hosts(
     as_json: JsonOption = False,
 ) -> None:
     """The hosts: where they are, what they hold, how fast they train."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.hosts import show_hosts
 
         raise typer.Exit(show_hosts(address, service, gone, as_json, console(False)))
@@ -170,7 +170,7 @@ def drain(
     as_json: JsonOption = False,
 ) -> None:
     """Move every adapter off a host or a node, live, and let it go."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.hosts import drain as run
 
         raise typer.Exit(run(target, address, service, as_json, console(False)))
@@ -185,7 +185,7 @@ def events(
     as_json: JsonOption = False,
 ) -> None:
     """What has happened: placed, saved, moved, lost, drained, failed."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.logs import show_events
 
         raise typer.Exit(show_events(after, job, address, service, follow, as_json, console(False)))
@@ -198,7 +198,7 @@ def stop(
     as_json: JsonOption = False,
 ) -> None:
     """Save every job, leave it PAUSED, and end the service with its hosts. `submit` or `train` goes on."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.cli.stop import stop as run
 
         raise typer.Exit(run(address, service, force, as_json, console(as_json)))

@@ -41,10 +41,10 @@ POLICIES = {
     "tlora-1.3": "mlora_ray.policies.placement.tlora:TloraTight",
     "tlora-2.0": "mlora_ray.policies.placement.tlora:TloraLoose",
     "tlora": "mlora_ray.policies.placement.tlora:TloraLoose",
-    "ours": "mlora_ray.policies.placement.rate_remaining:Ours",
+    "ours": "mlora_ray.policies.placement.rate_remaining:RateRemaining",
     "on-time": "mlora_ray.policies.spot.on_time:OnTime",
-    "ours-no-fusion": "mlora_ray.policies.placement.rate_remaining:OursNoFusion",
-    "ours-no-preemption": "mlora_ray.policies.placement.rate_remaining:OursNoPreemption",
+    "ours-no-fusion": "mlora_ray.policies.placement.rate_remaining:RateRemainingNoFusion",
+    "ours-no-preemption": "mlora_ray.policies.placement.rate_remaining:RateRemainingNoPreemption",
 }
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from mlora_ray.clock import VirtualClock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.jobs.placement import Placement
-from mlora_ray.control.jobs.state import Job
+from mlora_ray.control.jobs.state import JobEntry
 from mlora_ray.control.metrics import Metrics
-from mlora_ray.control.service import Control
+from mlora_ray.control.service import PlacementService
 from mlora_ray.control.transport import HostGone
 from mlora_ray.errors import StorageError
 from mlora_ray.policies.placement.fifo import Fifo
@@ -320,9 +320,9 @@ class Service:
         )
         self.control = self._open()
 
-    def _open(self) -> Control:
+    def _open(self) -> PlacementService:
         metrics = Metrics("test", lambda spec, service: lambda value, tags: None)
-        return Control(self.settings, self.transport, self.clock, "test", metrics)
+        return PlacementService(self.settings, self.transport, self.clock, "test", metrics)
 
     @property
     def placement(self) -> Placement:
@@ -356,7 +356,7 @@ class Service:
             self.tick()
         raise AssertionError(f"not done after {max_ticks} ticks: {self.control.status()}")
 
-    def job(self, name: str) -> Job:
+    def job(self, name: str) -> JobEntry:
         return self.placement.jobs[name]
 
     def states(self) -> dict[str, JobState]:

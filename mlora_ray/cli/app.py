@@ -14,7 +14,7 @@ import typer
 
 from mlora_ray import __version__
 from mlora_ray.cli import simulate
-from mlora_ray.cli.output import command_line, said_plainly
+from mlora_ray.cli.output import command_line, errors_to_exit_code
 from mlora_ray.cli_cluster import SettingsOption, StartedOption, add_commands
 from mlora_ray.display.console import console
 
@@ -72,7 +72,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train every job of JOBFILE. Exits 0, 1 (mistake in the input), 3 (some jobs failed) or 130 (interrupted)."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.config.sizes import parse_bytes
         from mlora_ray.run.options import TrainOptions
         from mlora_ray.run.train import train as run_train
@@ -98,7 +98,7 @@ def train(
 @app.command()
 def check(job_file: JobFileArgument, as_json: JsonOption = False) -> None:
     """Say what JOBFILE would run: rows, tokens, steps, memory and time; or all its mistakes. Trains nothing."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.config.job_file import read_job_file
         from mlora_ray.prepare.cost_estimate import check_report, check_table
         from mlora_ray.prepare.job_specs import prepare
@@ -117,7 +117,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Train a finished job again, alone, and compare. Exits 0 (identical) or 4 (says what differs first)."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.run.verify import run_verify
 
         raise typer.Exit(run_verify(job_dir, force, as_json))
@@ -135,7 +135,7 @@ def bench_peft(
     as_json: JsonOption = False,
 ) -> None:
     """The same jobs through PEFT and through us: tokens per CPU second, memory, share of the GEMM rate."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.benchmarks.peft import print_table, run
 
         result = run(

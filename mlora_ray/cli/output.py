@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def said_plainly(as_json: bool) -> Iterator[None]:
+def errors_to_exit_code(as_json: bool) -> Iterator[None]:
     """Errors that are the caller's to mend become lines on standard error, with --json also one object; exit 1."""
     try:
         yield

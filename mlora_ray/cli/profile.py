@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.cli.output import command_line, said_plainly
+from mlora_ray.cli.output import command_line, errors_to_exit_code
 from mlora_ray.display.console import console
 
 
@@ -28,7 +28,7 @@ def profile(
     as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object on standard output.")] = False,
 ) -> None:
     """Measure step times and memory of a base on this CPU, fit their models, print every residual."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         import datetime
 
         from mlora_ray.profiling.run import ProfileOptions, numbers, run_profile

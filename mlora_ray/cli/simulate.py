@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.cli.output import command_line, said_plainly
+from mlora_ray.cli.output import command_line, errors_to_exit_code
 from mlora_ray.cli.profile import profile
 
 PANEL = "Placement"
@@ -48,7 +48,7 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Placement policies on a trace: completion times, bounds, fairness. `--load` and `--regime` take lists."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.simulate.run import DEFAULT_POLICIES, SimulateOptions, numbers
         from mlora_ray.simulate.run import simulate as run
 
@@ -81,7 +81,7 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a policy again what a decision log asked. Exits 0 (identical) or 4 (says which decisions differ)."""
-    with said_plainly(as_json):
+    with errors_to_exit_code(as_json):
         from mlora_ray.simulate.replay import run_replay
 
         raise typer.Exit(run_replay(log, policy, profile or [], as_json))

@@ -11,7 +11,7 @@ from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.hosts.fleet import Fleet
 from mlora_ray.control.jobs.placement import Placement
 from mlora_ray.control.metrics import Metrics
-from mlora_ray.control.transport import Line, Transport
+from mlora_ray.control.transport import HostConnection, Transport
 from mlora_ray.errors import DatabaseError, InputError, LeaseLost, Mistake, StorageError
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.scaling.demand import why_no_host
@@ -20,7 +20,7 @@ from mlora_ray.store.files import write_file
 from mlora_ray.types import CrossRequest, JobSpec, JobState, StepReport
 from mlora_ray.types.job_identity import spec_differences
 from mlora_ray.types.records import Event, Machine
-from mlora_ray.types.service import RunResult, Situation, SubmitRequest
+from mlora_ray.types.service import PolicySnapshot, RunResult, SubmitRequest
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
 
 MAX_FAILED_TICKS = 5
@@ -30,7 +30,7 @@ MAX_SAMPLES = 400  # of the throughput curve; then every second one is dropped
 log = logging.getLogger(__name__)
 
 
-class Control:
+class PlacementService:
     """Raises DatabaseError when the database cannot be had, or is another service's."""
 
     def __init__(
@@ -170,7 +170,7 @@ class Control:
             self.fleet.drain(host, "asked by a user")
         return tuple(hosts)
 
-    def evaluator(self, requests: Sequence[CrossRequest]) -> Line:
+    def evaluator(self, requests: Sequence[CrossRequest]) -> HostConnection:
         """A host that can evaluate these. Raises MloraError when none is alive."""
         return self.fleet.line_of(requests[0].spec.base.id)
 
@@ -199,10 +199,10 @@ class Control:
             hosts=tuple(self.fleet.infos.values()),
         )
 
-    def situation(self) -> Situation:
+    def situation(self) -> PolicySnapshot:
         """What the policy sees now."""
         view, state = self.fleet.view(), self.placement.policy_state
-        return Situation(view=view, policy=self.settings.policy, policy_state=state)
+        return PolicySnapshot(view=view, policy=self.settings.policy, policy_state=state)
 
     def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:
         return tuple(self.fleet.statuses(is_gone_included))

@@ -19,7 +19,7 @@ class HostRefused(MloraError):
     """A host is alive but cannot use its base: another one like it could not either."""
 
 
-class Line(Protocol):
+class HostConnection(Protocol):
     """A line to one host. Every method raises HostGone; none but `cross_evaluate` waits."""
 
     def info(self) -> HostInfo | None:
@@ -49,7 +49,7 @@ class Line(Protocol):
         ...
 
 
-class Moving(Protocol):
+class StateTransfer(Protocol):
     """A state on its way."""
 
     def outcome(self) -> str | None:
@@ -58,7 +58,7 @@ class Moving(Protocol):
 
 
 class Transport(Protocol):
-    """How hosts are started, found, heard and fed. Its lines are its own kind of `Line`."""
+    """How hosts are started, found, heard and fed. Its lines are its own kind of `HostConnection`."""
 
     def launch(self, settings: HostSettings) -> Any: ...
 
@@ -70,7 +70,7 @@ class Transport(Protocol):
         """Return when all of these have answered, or after `timeout_s`."""
         ...
 
-    def move(self, source: Any, target: Any, assignment: Assignment, old_epoch: int) -> Moving: ...
+    def move(self, source: Any, target: Any, assignment: Assignment, old_epoch: int) -> StateTransfer: ...
 
     def draining(self) -> Mapping[str, float]:
         """Id of each draining node, and when it will be gone (Unix epoch, s)."""

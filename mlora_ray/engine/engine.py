@@ -15,7 +15,7 @@ from mlora_ray.engine.adapter_layout import AdapterLayout, build_layout
 from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.admission import check_job, check_memory
 from mlora_ray.engine.base import Base
-from mlora_ray.engine.engine_job import Training
+from mlora_ray.engine.engine_job import EngineJob
 from mlora_ray.engine.evaluation import evaluate
 from mlora_ray.engine.executor import Raised, RowResult, try_row
 from mlora_ray.engine.gradient_buffers import ScratchPool, open_step_bytes
@@ -72,7 +72,7 @@ class Engine:
         self.row_tokens = self.budget.token_budget  # tokens of a packed row at most, within what memory allows
         self.last_row: RowFacts | None = None  # of the last `step`; None where no row ran through
         self.warning = ""  # what its user should know: memory was short
-        self._trainings: dict[str, Training] = {}
+        self._trainings: dict[str, EngineJob] = {}
         self._failed: list[StepReport | StepFailure] = []
         self._pager = Pager(self.budget.adapter_bytes, page_dir, page_steps, str(base.device))
         self._scratch = ScratchPool(self.budget.scratch_bytes, base.dtype)
@@ -87,7 +87,7 @@ class Engine:
         if spec.name in self._trainings:
             raise JobError(f"job {spec.name!r} is already here")
         layout = self.layout(spec)
-        training = Training(spec, rows, layout)
+        training = EngineJob(spec, rows, layout)
         if training.state_bytes > self._pager.capacity_bytes:
             raise JobError(f"adapter of job {spec.name!r} alone is larger than the adapter memory")
         check_job(self.base, spec, rows, state)
@@ -186,9 +186,9 @@ class Engine:
                 out += self._account(training, result)
         return out
 
-    def _pick(self, resident: list[Training], room: int) -> list[tuple[Training, Request]]:
+    def _pick(self, resident: list[EngineJob], room: int) -> list[tuple[EngineJob, Request]]:
         """`room` tokens of nano-batches, or one: open steps first (each holds scratch), then who took fewest steps."""
-        picked: list[tuple[Training, Request]] = []
+        picked: list[tuple[EngineJob, Request]] = []
         for training in sorted(resident, key=lambda t: (t.scratch is None, t.num_served, t.spec.name)):
             if room <= 0:
                 break
@@ -205,7 +205,7 @@ class Engine:
                     break
         return picked
 
-    def _open(self, training: Training) -> bool:
+    def _open(self, training: EngineJob) -> bool:
         """False where memory does not hold one more open step; the adapter fails if it does not hold its alone."""
         assert training.state is not None
         try:
@@ -222,7 +222,7 @@ class Engine:
             self._failed.append(self._fail(training, f"quarantined: its gradients do not fit into memory alone: {why}"))
         return False
 
-    def _account(self, training: Training, result: RowResult) -> list[StepReport | StepFailure]:
+    def _account(self, training: EngineJob, result: RowResult) -> list[StepReport | StepFailure]:
         """Add a nano-batch's loss; finish the optimizer step when it was the last."""
         if not math.isfinite(result.loss_sum):
             return [self._fail(training, f"loss is {result.loss_sum} at step {training.step + 1}")]
@@ -236,14 +236,14 @@ class Engine:
         self._close(training)
         return [report]
 
-    def _isolate(self, picked: list[tuple[Training, Request]]) -> list[StepReport | StepFailure]:
+    def _isolate(self, picked: list[tuple[EngineJob, Request]]) -> list[StepReport | StepFailure]:
         """A row raised: every adapter in it replays its step alone, to find whose failure it was."""
         trainings = list(dict.fromkeys(training for training, _ in picked))
         for training in trainings:
             self._close(training)
         return [outcome for training in trainings for outcome in self._replay_alone(training)]
 
-    def _shrink(self, picked: list[tuple[Training, Request]]) -> list[StepReport | StepFailure]:
+    def _shrink(self, picked: list[tuple[EngineJob, Request]]) -> list[StepReport | StepFailure]:
         """A row did not fit: its adapters replay their steps in smaller ones; one nano-batch, with no step open."""
         if len(picked) > 1:
             for training, _ in picked:
@@ -265,7 +265,7 @@ class Engine:
         self.warning = f"out of memory at a row of {row_tokens:,} tokens: rows hold at most {tokens:,} now"
         free_unused(self.base.device.type)
 
-    def _replay_alone(self, training: Training) -> list[StepReport | StepFailure]:
+    def _replay_alone(self, training: EngineJob) -> list[StepReport | StepFailure]:
         """A step of one adapter, a nano-batch a row. What raises here is its own."""
         free_unused(self.base.device.type)
         while picked := self._pick([training], 1):
@@ -282,12 +282,12 @@ class Engine:
         taken, self._failed = self._failed, []
         return taken
 
-    def _fail(self, training: Training, error: str) -> StepFailure:
+    def _fail(self, training: EngineJob, error: str) -> StepFailure:
         self._close(training)
         training.error = error
         return StepFailure(training.spec.name, training.step, error)
 
-    def _close(self, training: Training) -> None:
+    def _close(self, training: EngineJob) -> None:
         """Forget the open step; its nano-batches are replayed if it was not finished."""
         if training.scratch is not None:
             self._scratch.give_back(training.scratch)

@@ -21,7 +21,7 @@ class NanoBatch(NamedTuple):
     num_tokens: int
 
 
-class Training:
+class EngineJob:
     """Between two optimizer steps only `state` counts; everything of an open step can be thrown away and replayed."""
 
     def __init__(self, spec: JobSpec, rows: Rows, layout: AdapterLayout) -> None:

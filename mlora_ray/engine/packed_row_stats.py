@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mlora_ray.engine.engine_job import Training
+from mlora_ray.engine.engine_job import EngineJob
 from mlora_ray.engine.packed_row import Request, padded_rows
 
 
@@ -19,7 +19,7 @@ class RowFacts(NamedTuple):
     is_full: bool  # to an eighth, or there was a nano-batch more for which it had no room
 
 
-def row_facts(picked: list[tuple[Training, Request]], resident: Iterable[Training], room: int) -> RowFacts:
+def row_facts(picked: list[tuple[EngineJob, Request]], resident: Iterable[EngineJob], room: int) -> RowFacts:
     """`resident`: whoever could have been in it."""
     tokens = [request.num_tokens for _, request in picked]
     left = max(0, room - sum(map(padded_rows, tokens)))

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mlora_ray.engine.adapter_state import AdapterState
-from mlora_ray.engine.engine_job import Training
+from mlora_ray.engine.engine_job import EngineJob
 from mlora_ray.engine.memory_budget import free_unused, is_out_of_memory
 from mlora_ray.errors import JobError
 
@@ -29,14 +29,14 @@ class Pager:
     def __init__(self, capacity_bytes: int, page_dir: str, page_steps: int, device: str) -> None:
         self.capacity_bytes, self.page_steps, self.device = capacity_bytes, page_steps, device
         self.num_page_outs = 0
-        self.unreadable: list[Training] = []  # could not be made resident; the engine reports them
+        self.unreadable: list[EngineJob] = []  # could not be made resident; the engine reports them
         self._given_dir = page_dir
         self._own_dir: tempfile.TemporaryDirectory[str] | None = None
-        self._resident: list[Training] = []
-        self._pages: dict[Training, Path] = {}
+        self._resident: list[EngineJob] = []
+        self._pages: dict[EngineJob, Path] = {}
         self._turns = itertools.count(1)
 
-    def admit(self, training: Training, state: AdapterState | None) -> None:
+    def admit(self, training: EngineJob, state: AdapterState | None) -> None:
         """Take in a job; a state that it brings stays in memory if there is room."""
         training.turn = next(self._turns)
         training.state = state
@@ -47,7 +47,7 @@ class Pager:
         else:
             self._write_page(training)
 
-    def forget(self, training: Training) -> AdapterState | None:
+    def forget(self, training: EngineJob) -> AdapterState | None:
         """Drop a job; returns its state, None if it never started."""
         state = self.fetch(training)
         if training in self._resident:
@@ -58,14 +58,14 @@ class Pager:
         training.state = None
         return state
 
-    def fetch(self, training: Training) -> AdapterState | None:
+    def fetch(self, training: EngineJob) -> AdapterState | None:
         """The state from memory or disk, without making it resident; None if it never started."""
         if training.state is not None:
             return training.state
         page = self._pages.get(training)
         return None if page is None else AdapterState.from_arrays(training.layout, load_file(page), self.device)
 
-    def make_resident(self, trainings: list[Training]) -> list[Training]:
+    def make_resident(self, trainings: list[EngineJob]) -> list[EngineJob]:
         """Bring in as many of `trainings` as fit, longest wait first. Returns those that are resident."""
         waiting = sorted((t for t in trainings if t not in self._resident), key=lambda t: t.turn)
         for training in waiting:
@@ -90,7 +90,7 @@ class Pager:
         self.check_integrity()
         return [t for t in self._resident if t.has_work]
 
-    def _drop(self, training: Training, error: str) -> None:
+    def _drop(self, training: EngineJob, error: str) -> None:
         training.error = error
         self._pages.pop(training, None)
         self.unreadable.append(training)
@@ -107,7 +107,7 @@ class Pager:
             out.turn = next(self._turns)
         return self._used() + num_bytes <= self.capacity_bytes
 
-    def take_unreadable(self) -> list[Training]:
+    def take_unreadable(self) -> list[EngineJob]:
         """Jobs that could not be made resident since the last call."""
         taken, self.unreadable = self.unreadable, []
         return taken
@@ -125,14 +125,14 @@ class Pager:
     def _used(self) -> int:
         return sum(t.state_bytes for t in self._resident)
 
-    def _evictable(self) -> Training | None:
+    def _evictable(self) -> EngineJob | None:
         """One without work, else the one that has had the longest turn of at least `page_steps`."""
         free = [t for t in self._resident if t.scratch is None]
         idle = [t for t in free if not t.has_work]
         rested = [t for t in free if t.steps_since_paged_in >= self.page_steps]
         return next(iter(idle or sorted(rested, key=lambda t: -t.steps_since_paged_in)), None)
 
-    def _write_page(self, training: Training) -> None:
+    def _write_page(self, training: EngineJob) -> None:
         assert training.state is not None
         if not self._given_dir and self._own_dir is None:
             self._own_dir = tempfile.TemporaryDirectory(prefix="mlora-pages-")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(slots=True)
-class Held:
+class HostedJob:
     """One job on this host, between its last bundle and now."""
 
     assignment: Assignment

@@ -18,7 +18,7 @@ AS_SET = "as set by token_budget"
 log = logging.getLogger(__name__)
 
 
-class RowSizing:
+class RowSizeTuner:
     """One engine's. Where its user has set the size it stays."""
 
     def __init__(self, host: str, engine: Engine, is_set: bool) -> None:

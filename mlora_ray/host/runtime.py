@@ -17,10 +17,10 @@ from mlora_ray.clock import Clock, SystemClock
 from mlora_ray.errors import MloraError, StorageError
 from mlora_ray.host import loading
 from mlora_ray.host.cross_evaluation import cross_evaluate
-from mlora_ray.host.hosted_job import Held
+from mlora_ray.host.hosted_job import HostedJob
 from mlora_ray.host.mailbox import Mailbox
-from mlora_ray.host.row_size_tuner import RowSizing
-from mlora_ray.host.snapshot_writer import Saver
+from mlora_ray.host.row_size_tuner import RowSizeTuner
+from mlora_ray.host.snapshot_writer import SnapshotWriter
 from mlora_ray.host.throughput import RateMeter
 from mlora_ray.types import (
     STORAGE_FAILURE,
@@ -51,7 +51,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Hosting:
+class HostRuntime:
     """Jobs of one host over one engine."""
 
     def __init__(
@@ -62,11 +62,11 @@ class Hosting:
         self._elapsed_s = self._clock.elapsed_s
         self._num_steps = self._num_failed_saves = 0
         self._mail = Mailbox()
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HostedJob] = {}
         self._writer = writer or ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="saving")
-        self._saver = Saver(engine, settings.bundle_root, self._writer)
+        self._saver = SnapshotWriter(engine, settings.bundle_root, self._writer)
         self._rate = RateMeter()
-        self._rows = RowSizing(settings.id, engine, is_set=settings.token_budget > 0)
+        self._rows = RowSizeTuner(settings.id, engine, is_set=settings.token_budget > 0)
         self._step_s = 0.0
         self._warning = ""
         self._shown_at_s = -math.inf
@@ -181,7 +181,7 @@ class Hosting:
             self._mail.report(_failure(assignment, 0, error, is_unread=is_crowded))
             return
         step = loaded.state.step if loaded.state is not None else 0
-        held = Held(assignment, loaded.eval_rows, loaded.num_tokens, step, assignment.bundle_uri)
+        held = HostedJob(assignment, loaded.eval_rows, loaded.num_tokens, step, assignment.bundle_uri)
         if moved is not None:
             held.steps = list(moved.steps)
             held.saved_step = step - len(moved.steps)
@@ -215,12 +215,12 @@ class Hosting:
         is_saving = train.save_steps > 0 and outcome.step % train.save_steps == 0
         held.is_save_due = held.is_save_due or is_done or is_saving
 
-    def _fail(self, held: Held, error: str) -> None:
+    def _fail(self, held: HostedJob, error: str) -> None:
         """Stop one adapter; its last good state is kept as a bundle where storage allows."""
         self._engine.hold(held.name)
         held.failure, held.is_save_due, held.retry_at_s = held.failure or error, True, 0.0
 
-    def _end_failed(self, held: Held) -> None:
+    def _end_failed(self, held: HostedJob) -> None:
         kept = f"its last good bundle is step {held.saved_step}" if held.saved_uri else "it has no bundle"
         step = self._engine.progress(held.name).step
         self._let_go(held)
@@ -245,7 +245,7 @@ class Hosting:
             except Exception as error:  # noqa: BLE001 - the tenant's edge
                 self._give_up(held, f"{type(error).__name__}: {error}")
 
-    def _begin_save(self, held: Held) -> None:
+    def _begin_save(self, held: HostedJob) -> None:
         held.is_save_due = False
         if self._is_behind(held) or (self._engine.is_done(held.name) and not held.failure):
             saving = self._saver.begin(held, self._num_tokens(held))
@@ -253,7 +253,7 @@ class Hosting:
         else:
             self._go_on(held)
 
-    def _take_save(self, held: Held) -> None:
+    def _take_save(self, held: HostedJob) -> None:
         self._mail.report(self._saver.take(held))
         held.attempts = 0
         is_ending = held.is_leaving or bool(held.failure) or self._engine.is_done(held.name)
@@ -262,22 +262,22 @@ class Hosting:
         else:
             self._go_on(held)
 
-    def _is_behind(self, held: Held) -> bool:
+    def _is_behind(self, held: HostedJob) -> bool:
         return self._engine.progress(held.name).step > held.saved_step
 
-    def _go_on(self, held: Held) -> None:
+    def _go_on(self, held: HostedJob) -> None:
         """Its newest step is saved, or nobody wants it to leave."""
         if held.failure:
             self._end_failed(held)
         elif held.is_leaving or self._engine.is_done(held.name):
             self._let_go(held)
 
-    def _give_up(self, held: Held, error: str) -> None:
+    def _give_up(self, held: HostedJob, error: str) -> None:
         """Its state cannot be saved."""
         held.failure = held.failure or error
         self._end_failed(held)
 
-    def _try_later(self, held: Held, error: StorageError) -> None:
+    def _try_later(self, held: HostedJob, error: StorageError) -> None:
         held.attempts, held.is_save_due = held.attempts + 1, True
         self._num_failed_saves += 1
         if held.failure:
@@ -303,11 +303,11 @@ class Hosting:
                 (self._engine.hold if is_ahead else self._engine.unhold)(held.name)
                 held.is_save_due = held.is_save_due or is_ahead
 
-    def _num_tokens(self, held: Held) -> int:
+    def _num_tokens(self, held: HostedJob) -> int:
         """All that the adapter was trained on, here and before."""
         return held.tokens_before + self._engine.progress(held.name).num_tokens
 
-    def _let_go(self, held: Held) -> None:
+    def _let_go(self, held: HostedJob) -> None:
         del self._held[held.name]
         self._engine.evict(held.name)
         self._shown_at_s = -math.inf
@@ -332,7 +332,7 @@ class Hosting:
             **self._rows.facts(),
         )
 
-    def _progress(self, held: Held) -> Progress:
+    def _progress(self, held: HostedJob) -> Progress:
         progress = self._engine.progress(held.name, held.assignment.epoch)
         return dataclasses.replace(progress, num_tokens=progress.num_tokens + held.tokens_before)
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 from mlora_ray.host.adapter_outputs import write_outputs
-from mlora_ray.host.hosted_job import Held
+from mlora_ray.host.hosted_job import HostedJob
 from mlora_ray.store.adapter_files import EvalLosses
 from mlora_ray.store.bundles import bundle_uri, write_bundle
 from mlora_ray.types import Assignment, BundleReport
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from mlora_ray.engine.engine import Engine
 
 
-class Saver:
-    """Begins saves; `Held.saving` is the one under way. Its result is the report, or StorageError."""
+class SnapshotWriter:
+    """Begins saves; `HostedJob.saving` is the one under way. Its result is the report, or StorageError."""
 
     def __init__(self, engine: Engine, bundle_root: str, writer: Executor) -> None:
         self._engine, self._bundle_root, self._writer = engine, bundle_root, writer
         self._base_losses: dict[str, float] = {}
 
-    def begin(self, held: Held, num_tokens: int) -> Future[BundleReport]:
+    def begin(self, held: HostedJob, num_tokens: int) -> Future[BundleReport]:
         """Take a snapshot and start writing it. A finished adapter is evaluated first, and its outputs are written."""
         from mlora_ray.engine.adapter_state import AdapterState
 
@@ -41,7 +41,7 @@ class Saver:
         )
         return held.saving
 
-    def take(self, held: Held) -> BundleReport:
+    def take(self, held: HostedJob) -> BundleReport:
         """The report of a save that is done; its steps are the report's now. Raises StorageError: nothing changed."""
         saving: Future[BundleReport] = held.saving  # type: ignore[assignment]
         held.saving = None
@@ -78,7 +78,7 @@ class Saver:
             weights_sha256=weights_sha256,
         )
 
-    def _evaluate(self, held: Held, state: AdapterState) -> None:
+    def _evaluate(self, held: HostedJob, state: AdapterState) -> None:
         """The final losses, once; the last step's report carries the adapter's."""
         if held.eval_rows is None or held.losses is not None:
             return

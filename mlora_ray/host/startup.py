@@ -16,13 +16,13 @@ from mlora_ray.engine.engine import Engine
 from mlora_ray.engine.memory_budget import detect_limit
 from mlora_ray.engine.numerics import machine_facts, numerics_of
 from mlora_ray.errors import InputError, MloraError, StorageError
-from mlora_ray.host.runtime import Hosting
+from mlora_ray.host.runtime import HostRuntime
 from mlora_ray.store.bundles import delete_bundle
 from mlora_ray.store.files import read_file, write_file
 from mlora_ray.types import BaseSpec, HostInfo, HostSettings
 
 
-def start_hosting(settings: HostSettings, node_id: str = "", node_ip: str = "") -> tuple[Hosting, HostInfo]:
+def start_hosting(settings: HostSettings, node_id: str = "", node_ip: str = "") -> tuple[HostRuntime, HostInfo]:
     """Raises MloraError naming the node and what it lacks: the storage, the base, the memory."""
     _check_storage(settings, node_ip)
     spec = _base_here(settings.base, node_ip)
@@ -57,7 +57,7 @@ def start_hosting(settings: HostSettings, node_id: str = "", node_ip: str = "") 
         node_id=node_id,
         node_ip=node_ip,
     )
-    return Hosting(settings, engine), info
+    return HostRuntime(settings, engine), info
 
 
 def _check_storage(settings: HostSettings, node: str) -> None:

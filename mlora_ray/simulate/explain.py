@@ -13,7 +13,7 @@ from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.simulate.live_forecast import Expected, look_ahead
 from mlora_ray.types import AdapterView, JobState
 from mlora_ray.types.records import Event
-from mlora_ray.types.service import Situation
+from mlora_ray.types.service import PolicySnapshot
 from mlora_ray.types.status import JobStatus
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ MAX_NAMED = 3
 MOVES = ("placed", "moving", "requeued", "released", "paused")  # events that say how it came to be where it is
 
 
-def explain(job: JobStatus, situation: Situation, events: Sequence[Event], step_times: StepTimes) -> dict[str, Any]:
+def explain(
+    job: JobStatus, situation: PolicySnapshot, events: Sequence[Event], step_times: StepTimes
+) -> dict[str, Any]:
     """`why`: sentences, in order. Beside it what they are made of. Raises ValueError for a policy that is not here."""
     view = situation.view
     expected: Mapping[str, Expected] = {}

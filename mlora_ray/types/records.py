@@ -72,7 +72,7 @@ class Machine(NamedTuple):
     facts: tuple[tuple[str, str], ...] = ()  # versions, capability, kernels; empty before a host has joined
 
 
-class Ownership(NamedTuple):
+class Reassignment(NamedTuple):
     """A change of hands: the job goes from `epoch` to `epoch + 1`."""
 
     job: str

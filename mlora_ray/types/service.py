@@ -19,7 +19,7 @@ class SubmitRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class PolicySnapshot:
     """What the policy sees now, and which policy it is."""
 
     view: ClusterView

@@ -46,7 +46,7 @@ class Timing(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
+class StepTimeFit:
     """All that is known of one base on one device type."""
 
     sums: RowStats = field(default_factory=RowStats)  # forgetting
@@ -94,13 +94,18 @@ def predicted_s(rows: RowStats, known: LearnedStepTime | None, profile: StepTime
 
 
 def learn(
-    state: Learned, rows: RowStats, base: str, device_type: str, row_tokens: int, profile: StepTimeModel | None = None
-) -> Learned:
+    state: StepTimeFit,
+    rows: RowStats,
+    base: str,
+    device_type: str,
+    row_tokens: int,
+    profile: StepTimeModel | None = None,
+) -> StepTimeFit:
     """After these rows of a host whose rows hold `row_tokens`."""
     if rows.num_rows <= 0:
         return state
     kept = 0.5 ** (rows.num_rows / HALF_ROWS)
-    state = Learned(
+    state = StepTimeFit(
         sums=added(state.sums, rows, kept),
         rooms=kept * state.rooms + row_tokens * rows.num_rows,
         num_rows=state.num_rows + round(rows.num_rows),
@@ -148,7 +153,7 @@ def fitted(sums: RowStats) -> Coefficients:
     return best
 
 
-def _has_moved(state: Learned, found: LearnedStepTime) -> bool:
+def _has_moved(state: StepTimeFit, found: LearnedStepTime) -> bool:
     """By what it says of the mean row and of half of it."""
     before, sums = state.published, state.sums
     if before is None:

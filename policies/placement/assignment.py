@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mlora_ray.types import Action, AdapterView, ClusterView, HostView, JobState, Migrate, Pause, Place
 
-ON_A_HOST = (JobState.PLACED, JobState.TRAINING)
+MOVABLE = (JobState.PLACED, JobState.TRAINING)
 
 
-class Board:
+class DraftAssignment:
     """Who would be where. `where` maps an adapter to its hosts, `groups` a living host to its adapters.
 
     Adapters that a policy may not touch (paused by their owner, on their way) are in neither.
@@ -30,7 +30,7 @@ class Board:
                 if adapter.state is JobState.QUEUED:
                     self.adapters[adapter.id] = adapter
                     self.waiting.append(adapter)
-            elif adapter.state in ON_A_HOST:
+            elif adapter.state in MOVABLE:
                 self._add_running(adapter)
 
     def _add_running(self, adapter: AdapterView) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.assignment import Board, by_age, remaining_tokens
+from mlora_ray.policies.placement.assignment import DraftAssignment, by_age, remaining_tokens
 from mlora_ray.types import Action, AdapterView, ClusterView, PolicyState
 
 
@@ -16,7 +16,7 @@ class Backfill:
         self._step_times = step_times or StepTimes()
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
-        board, step_times = Board(view), self._step_times.seen(view.step_times)
+        board, step_times = DraftAssignment(view), self._step_times.seen(view.step_times)
         ends = dict.fromkeys(board.hosts, view.now_s)  # when each host is free
         for adapter in board.running:
             for host in board.where.get(adapter.id, ()):
@@ -41,7 +41,7 @@ def _duration(adapter: AdapterView, width: int, step_times: StepTimes) -> float:
     return remaining_tokens(adapter, unknown=float("inf")) / (tokens_s * max(1, width))
 
 
-def _reserve(board: Board, ends: dict[str, float], head: AdapterView) -> tuple[float, set[str]]:
+def _reserve(board: DraftAssignment, ends: dict[str, float], head: AdapterView) -> tuple[float, set[str]]:
     fitting = [h for h in board.hosts.values() if h.base == head.base]
     first = sorted(fitting, key=lambda h: ends[h.id])[: max(1, head.width)]
     if len(first) < head.width:

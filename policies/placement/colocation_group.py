@@ -18,7 +18,7 @@ class Member(NamedTuple):
     max_step_s: float
 
 
-class Group:
+class ColocationGroup:
     """The members of one host. `value` is the sum of their worth over the step time: what the rule maximises."""
 
     __slots__ = (
@@ -94,7 +94,7 @@ class Group:
 
         Where it is left out itself there is nothing to gain: (0, []).
         """
-        made = Group(self.host, self.model, self.max_num)
+        made = ColocationGroup(self.host, self.model, self.max_num)
         left = []
         for one in sorted([*self.members.values(), member], key=lambda m: m.density, reverse=True):
             if made.gain_of(one) > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlora_ray.policies.placement.assignment import Board, by_age
+from mlora_ray.policies.placement.assignment import DraftAssignment, by_age
 from mlora_ray.types import Action, AdapterView, ClusterView, PolicyState
 
 NUM_SLOTS = 4
@@ -18,7 +18,7 @@ class _Slots:
     """Oldest first into the emptiest device; nobody is preempted. `pick` may choose among the first in the queue."""
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
-        board = Board(view)
+        board = DraftAssignment(view)
         queue = by_age(board.waiting)
         while queue:
             found = self._next(board, queue)
@@ -29,7 +29,7 @@ class _Slots:
             queue.remove(adapter)
         return board.actions(), state
 
-    def _next(self, board: Board, queue: list[AdapterView]) -> tuple[AdapterView, list[str]] | None:
+    def _next(self, board: DraftAssignment, queue: list[AdapterView]) -> tuple[AdapterView, list[str]] | None:
         """Whom to place where; None when the head finds no slots. Each base has its own head."""
         for base in dict.fromkeys(a.base for a in queue):
             head = next(a for a in queue if a.base == base)
@@ -44,7 +44,7 @@ class _Slots:
             return self.pick(lengths, alike, NUM_SLOTS - len(group)), hosts[:1]
         return None
 
-    def _hosts(self, board: Board, adapter: AdapterView) -> list[str]:
+    def _hosts(self, board: DraftAssignment, adapter: AdapterView) -> list[str]:
         """Hosts with a free slot, emptiest first."""
         found = [h for h, g in board.groups.items() if len(g) < NUM_SLOTS and board.fits(adapter, board.hosts[h])]
         return sorted(found, key=lambda h: len(board.groups[h]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlora_ray.policies.placement.assignment import Board, by_age
+from mlora_ray.policies.placement.assignment import DraftAssignment, by_age
 from mlora_ray.types import Action, ClusterView, PolicyState
 
 
@@ -13,7 +13,7 @@ class Independent:
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
         """Start the oldest as long as its devices are free. Each base has its own queue."""
-        board = Board(view)
+        board = DraftAssignment(view)
         blocked: set[str] = set()
         for adapter in by_age(board.waiting):
             if adapter.base not in blocked and not board.take(adapter, board.empty_hosts(adapter)):

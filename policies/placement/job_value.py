@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.assignment import Board
+from mlora_ray.policies.placement.assignment import DraftAssignment
 from mlora_ray.policies.placement.colocation_group import Member
-from mlora_ray.policies.placement.slowest_percentile import Tail
+from mlora_ray.policies.placement.slowest_percentile import SlowestPercentile
 from mlora_ray.types import AdapterView, PolicyState
 
 MIN_SHARE_FACTOR, MAX_SHARE_FACTOR = 0.25, 4.0
@@ -42,10 +42,12 @@ class WorthSettings:
     tenant_shares: tuple[tuple[str, float], ...] = ()  # who is not named has 1
 
 
-class Worth:
+class JobValue:
     """Seconds left alone on one device, and the weight, of every adapter on the board."""
 
-    def __init__(self, board: Board, state: PolicyState, step_times: StepTimes, settings: WorthSettings) -> None:
+    def __init__(
+        self, board: DraftAssignment, state: PolicyState, step_times: StepTimes, settings: WorthSettings
+    ) -> None:
         self._settings, self._step_times = settings, step_times
         self.left_s = {name: self._left_s(adapter) for name, adapter in board.adapters.items()}
         now_s = board.view.now_s
@@ -53,7 +55,7 @@ class Worth:
             name: now_s - adapter.submitted_at_s + self.left_s[name] / (adapter.width or 1)
             for name, adapter in board.adapters.items()
         }
-        self.tail = Tail(state, board.view, projected)
+        self.tail = SlowestPercentile(state, board.view, projected)
         self._guarded = self._in_danger(board, projected) if settings.guard_s else frozenset[str]()
         factors = _tenant_factors(board, settings) if settings.tenant_power else {}
         self.weight = {name: self._weigh(a, projected[name], factors) for name, a in board.adapters.items()}
@@ -66,7 +68,7 @@ class Worth:
         bound = held.tight_slowdown if is_tight else held.max_slowdown
         return Member(adapter, self.weight[name] * alone_s, self.weight[name], bound * alone_s)
 
-    def _in_danger(self, board: Board, projected: Mapping[str, float]) -> frozenset[str]:
+    def _in_danger(self, board: DraftAssignment, projected: Mapping[str, float]) -> frozenset[str]:
         """Who would be among the slowest hundredth if it waited on. Who is past it already cannot be saved."""
         if not self.tail.has_hundredth:
             return frozenset()
@@ -116,7 +118,7 @@ class Worth:
         return weight * 2.0**adapter.priority if adapter.priority else weight
 
 
-def _tenant_factors(board: Board, settings: WorthSettings) -> dict[str, float]:
+def _tenant_factors(board: DraftAssignment, settings: WorthSettings) -> dict[str, float]:
     """(Share of the devices a tenant should have / that it has) ** power, among tenants with something to do."""
     shares = dict(settings.tenant_shares)
     present = {a.tenant: shares.get(a.tenant, 1.0) for a in board.adapters.values()}

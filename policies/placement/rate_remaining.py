@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.assignment import Board
-from mlora_ray.policies.placement.colocation_group import Group, Member
-from mlora_ray.policies.placement.job_value import Worth, WorthSettings
+from mlora_ray.policies.placement.assignment import DraftAssignment
+from mlora_ray.policies.placement.colocation_group import ColocationGroup, Member
+from mlora_ray.policies.placement.job_value import JobValue, WorthSettings
 from mlora_ray.types import Action, AdapterView, ClusterView, HostView, PolicyState
 
 Takeover = tuple[float, str, list[AdapterView]]  # (gain, host, who leaves)
@@ -37,7 +37,7 @@ class OursSettings:
     worth: WorthSettings = field(default_factory=WorthSettings)
 
 
-class Ours:
+class RateRemaining:
     """The rule above. Its state is what `policies.tail` remembers."""
 
     name = "ours"
@@ -63,7 +63,7 @@ class Ours:
         return search.board.actions(), search.worth.tail.state()
 
 
-class OursNoFusion(Ours):
+class RateRemainingNoFusion(RateRemaining):
     """Ablation: a device for each."""
 
     name = "ours-no-fusion"
@@ -72,7 +72,7 @@ class OursNoFusion(Ours):
         super().__init__(step_times, OursSettings(is_fusing=False))
 
 
-class OursNoPreemption(Ours):
+class RateRemainingNoPreemption(RateRemaining):
     """Ablation: who runs stays."""
 
     name = "ours-no-preemption"
@@ -85,12 +85,12 @@ class _Search:
     """One decision: groups by host, and the moves that raise their value."""
 
     def __init__(self, view: ClusterView, step_times: StepTimes, settings: OursSettings, state: PolicyState) -> None:
-        self.board = Board(view)
-        self.worth = Worth(self.board, state, step_times, settings.worth)
+        self.board = DraftAssignment(view)
+        self.worth = JobValue(self.board, state, step_times, settings.worth)
         self._settings = settings
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, ColocationGroup] = {}
         for host in self.board.hosts.values():
-            group = Group(host.id, step_times.of(host.base, host.device_type), 0 if settings.is_fusing else 1)
+            group = ColocationGroup(host.id, step_times.of(host.base, host.device_type), 0 if settings.is_fusing else 1)
             for name in self.board.groups[host.id]:
                 group.add(self.worth.member(self.board.adapters[name]))
             self._groups[host.id] = group
@@ -159,7 +159,7 @@ class _Search:
             evicted += left
         return hosts
 
-    def _joins(self, member: Member, groups: Iterable[Group]) -> list[Takeover]:
+    def _joins(self, member: Member, groups: Iterable[ColocationGroup]) -> list[Takeover]:
         """Groups it may join, where it costs itself and the members least first; all count as the largest gain."""
         gains = [(group.gain_of(member), group) for group in groups]
         enough = self._settings.hysteresis * member.worth
@@ -168,7 +168,7 @@ class _Search:
         highest = max((gain for gain, _ in better), default=0.0)
         return [(highest, group.host, []) for _, group in better]
 
-    def _takeovers(self, member: Member, groups: Iterable[Group], least: float) -> list[Takeover]:
+    def _takeovers(self, member: Member, groups: Iterable[ColocationGroup], least: float) -> list[Takeover]:
         """Groups that are worth more with it and without some members, by more than joining one gains."""
         found = []
         for group in groups:
@@ -178,7 +178,7 @@ class _Search:
                 found.append((gain, group.host, left))
         return found
 
-    def _fitting(self, adapter: AdapterView, but: Iterable[str]) -> list[Group]:
+    def _fitting(self, adapter: AdapterView, but: Iterable[str]) -> list[ColocationGroup]:
         """Groups on hosts that it fits on, the least valuable first."""
         taken = {*but, *self.board.where.get(adapter.id, ())}
         hosts, found = self.board.hosts, []
@@ -210,7 +210,7 @@ class _Search:
             else:
                 self._put(adapter, hosts)
 
-    def _saved_s(self, member: Member, group: Group, host: str) -> tuple[float, list[str]]:
+    def _saved_s(self, member: Member, group: ColocationGroup, host: str) -> tuple[float, list[str]]:
         """Seconds it and its neighbours save within the horizon by going to the idle `host`, and its hosts then."""
         adapter, horizon_s = member.adapter, self._settings.horizon_s
         held, left = self.board.where[adapter.id], self.worth.left_s
@@ -236,5 +236,5 @@ def _kind(adapter: AdapterView) -> tuple[str, str, str]:
     return adapter.base, adapter.device_type, adapter.numerics
 
 
-def _value(group: Group) -> float:
+def _value(group: ColocationGroup) -> float:
     return group.value

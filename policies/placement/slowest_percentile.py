@@ -19,7 +19,7 @@ MAX_COUNT = 2000  # jobs that are remembered; then every second one is forgotten
 KEPT_SHARE = 0.05  # of the jobs: only the slowest need be remembered
 
 
-class Tail:
+class SlowestPercentile:
     """`projected_s`: of every adapter that has not ended."""
 
     def __init__(self, state: PolicyState, view: ClusterView, projected_s: Mapping[str, float]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.assignment import Board, remaining_tokens
+from mlora_ray.policies.placement.assignment import DraftAssignment, remaining_tokens
 from mlora_ray.types import Action, AdapterView, ClusterView, PolicyState
 
 QUANTUM_S = 600.0
@@ -16,7 +16,7 @@ class _Preemptive:
         self._step_times = step_times or StepTimes()
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
-        board, step_times = Board(view), self._step_times.seen(view.step_times)
+        board, step_times = DraftAssignment(view), self._step_times.seen(view.step_times)
         order = sorted(board.adapters.values(), key=lambda a: self.order(a, _tokens_s(a, step_times)))
         left = {h.base: 0 for h in board.hosts.values()}
         for host in board.hosts.values():

@@ -18,8 +18,8 @@ import itertools
 from collections.abc import Sequence
 
 from mlora_ray.policies.models.step_time import StepTimeModel, StepTimes
-from mlora_ray.policies.placement.assignment import Board, remaining_tokens
-from mlora_ray.policies.placement.colocation_group import Group, Member
+from mlora_ray.policies.placement.assignment import DraftAssignment, remaining_tokens
+from mlora_ray.policies.placement.colocation_group import ColocationGroup, Member
 from mlora_ray.types import Action, AdapterView, ClusterView, PolicyState
 
 MIN_GAIN = 0.02  # of the predicted throughput
@@ -47,12 +47,12 @@ class _Round:
     """One decision. A group's `worth` is its tokens, so that its `value` is its throughput."""
 
     def __init__(self, view: ClusterView, step_times: StepTimes, max_slowdown: float) -> None:
-        self.board = Board(view)
+        self.board = DraftAssignment(view)
         self._step_times, self._max_slowdown, self._now_s = step_times, max_slowdown, view.now_s
         self._members = {a.id: self._member(a) for a in self.board.adapters.values()}
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, ColocationGroup] = {}
         for host in self.board.hosts.values():
-            self._groups[host.id] = Group(host.id, step_times.of(host.base, host.device_type))
+            self._groups[host.id] = ColocationGroup(host.id, step_times.of(host.base, host.device_type))
             for name in self.board.groups[host.id]:
                 self._groups[host.id].add(self._members[name])
         self._queue = sorted(self.board.waits(), key=lambda a: (-self._urgency(a), self._residual(a)))
@@ -123,7 +123,7 @@ class _Round:
                     self._put(*found)
                     break
 
-    def _movable(self, group: Group, host: str) -> tuple[AdapterView, list[str]] | None:
+    def _movable(self, group: ColocationGroup, host: str) -> tuple[AdapterView, list[str]] | None:
         """Who of the group goes to the idle host, and its hosts then."""
         inside = [m.adapter for m in group.members.values() if self.board.fits(m.adapter, self.board.hosts[host])]
         movable = [a for a in inside if self._left_s(a) > MIN_LEFT_S]

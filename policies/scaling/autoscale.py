@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mlora_ray.policies.scaling.base_needs import AutoscaleState, Situation
+from mlora_ray.policies.scaling.base_needs import AutoscaleState, ScalingNeeds
 from mlora_ray.policies.scaling.budget import Budget, choose_type
 from mlora_ray.policies.scaling.demand import Want, can_serve
 from mlora_ray.policies.scaling.host_history import standing
@@ -46,7 +46,7 @@ class _Decision:
     def __init__(self, view: ClusterView, settings: AutoscaleSettings, state: AutoscaleState) -> None:
         self.settings, self.state, self.now_s = settings, state, view.now_s
         self.host_types = view.host_types
-        self.seen = Situation(view, settings, state)
+        self.seen = ScalingNeeds(view, settings, state)
         self.bases, self.budget = self.seen.bases, self.seen.budget
         self.later = Budget(view, settings, self.seen.staying, self.seen.shunned_until)  # once what leaves is gone
         self.drained: list[HostView] = []

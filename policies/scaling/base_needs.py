@@ -40,7 +40,7 @@ class BaseNeed(NamedTuple):
     spare: tuple[HostView, ...]  # too many, to drain first
 
 
-class Situation:
+class ScalingNeeds:
     """Reads a view once. Hosts that leave are no capacity, but cost until they are gone."""
 
     def __init__(self, view: ClusterView, settings: AutoscaleSettings, state: AutoscaleState) -> None:

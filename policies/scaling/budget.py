@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mlora_ray.policies.scaling.demand import CLOSE, Learned, Want
+from mlora_ray.policies.scaling.demand import CLOSE, HostHistory, Want
 from mlora_ray.types import AutoscaleSettings, ClusterView, HostType, HostView
 
 
@@ -71,7 +71,7 @@ def choose_type(
     host_types: Sequence[HostType],
     staying: Sequence[str],
     settings: AutoscaleSettings,
-    learned: Learned,
+    learned: HostHistory,
 ) -> HostType | None:
     """The host type to launch next, or None where the budget has no room for any. `staying`: the types of hosts.
 
@@ -89,7 +89,7 @@ def choose_type(
     return min(options, key=lambda t: (not t.is_spot, budget.prices[t.name] / speeds[t.name], t.name))
 
 
-def _speeds(options: Sequence[HostType], base: str, learned: Learned) -> Mapping[str, float]:
+def _speeds(options: Sequence[HostType], base: str, learned: HostHistory) -> Mapping[str, float]:
     """Measured tokens/s of each, or 1 for all where one of them was never measured."""
     found = {t.name: learned.rates.get((base, t.name), 0.0) for t in options}
     return found if all(found.values()) else dict.fromkeys(found, 1.0)

@@ -16,7 +16,7 @@ LEAST_LOAD = 1e-3  # of a job that is all but done: it needs its host still
 CLOSE = 1e-9  # floats that should be equal
 
 
-class Learned(NamedTuple):
+class HostHistory(NamedTuple):
     """What hosts have shown: tokens/s by base and host type, and the numerics that a host type produces."""
 
     rates: Mapping[tuple[str, str], float]
@@ -46,7 +46,7 @@ def open_jobs(view: ClusterView) -> list[AdapterView]:
     return [a for a in view.adapters if not a.state.is_final and a.state is not JobState.PAUSED]
 
 
-def can_serve(host: HostView, job: AdapterView, learned: Learned) -> bool:
+def can_serve(host: HostView, job: AdapterView, learned: HostHistory) -> bool:
     """Whether the job can begin, or go on with equal bits, on this host."""
     if host.base != job.base or (job.device_type and host.device_type != job.device_type):
         return False
@@ -55,7 +55,7 @@ def can_serve(host: HostView, job: AdapterView, learned: Learned) -> bool:
     return not host.numerics and _may_produce(host.host_type, job.numerics, learned)
 
 
-def fitting_types(job: AdapterView, host_types: Sequence[HostType], learned: Learned) -> tuple[str, ...]:
+def fitting_types(job: AdapterView, host_types: Sequence[HostType], learned: HostHistory) -> tuple[str, ...]:
     """Names of the host types that can take the job: those known to compute its bits, else those not known yet."""
     if not job.numerics and not job.device_type:
         return open_types(host_types)
@@ -84,7 +84,7 @@ def why_no_host(device_type: str, base: str, host_types: Sequence[HostType], set
     return ""
 
 
-def a_host_does(base: str, types: Iterable[str], settings: AutoscaleSettings, learned: Learned) -> float:
+def a_host_does(base: str, types: Iterable[str], settings: AutoscaleSettings, learned: HostHistory) -> float:
     """Tokens of this base that a host trains in `target_wait_s`; 0 where no speed was measured."""
     rates = [rate for name in types if (rate := learned.rates.get((base, name), 0.0)) > 0]
     return sum(rates) / len(rates) * settings.target_wait_s if rates else 0.0
@@ -97,7 +97,7 @@ def load_of(job: AdapterView, does: float, settings: AutoscaleSettings) -> float
     return min(1.0, max(LEAST_LOAD, (job.tokens_total - job.tokens_done) / does))
 
 
-class Group(NamedTuple):
+class JobClass(NamedTuple):
     """Jobs of a base that the same hosts and the same host types can take."""
 
     serving: tuple[str, ...]
@@ -113,8 +113,8 @@ def groups_of(
     hosts: Sequence[HostView],
     host_types: Sequence[HostType],
     settings: AutoscaleSettings,
-    learned: Learned,
-) -> list[Group]:
+    learned: HostHistory,
+) -> list[JobClass]:
     """The jobs of one base in groups, the ones with least choice first."""
     kinds: dict[tuple[str, str], list[AdapterView]] = {}
     for job in jobs:
@@ -128,11 +128,11 @@ def groups_of(
     for (serving, types), held in found.items():
         does = a_host_does(base, types, settings, learned)
         load = sum(load_of(job, does, settings) for job in held)
-        groups.append(Group(serving, types, load, len(held), min(job.submitted_at_s for job in held)))
+        groups.append(JobClass(serving, types, load, len(held), min(job.submitted_at_s for job in held)))
     return sorted(groups, key=lambda g: (len(g.serving), len(g.types), g))
 
 
-def _alike(types: tuple[str, ...], serving: Sequence[HostView], learned: Learned) -> tuple[str, ...]:
+def _alike(types: tuple[str, ...], serving: Sequence[HostView], learned: HostHistory) -> tuple[str, ...]:
     """The types whose hosts can take over from those that serve: jobs begin on these while others start."""
     shown = {host.numerics for host in serving if host.numerics}
     alike = tuple(name for name in types if not shown.isdisjoint(learned.numerics.get(name, shown)))
@@ -142,7 +142,7 @@ def _alike(types: tuple[str, ...], serving: Sequence[HostView], learned: Learned
 class _Missing:
     """A host that is not there yet, with the load laid into it so far."""
 
-    def __init__(self, group: Group, is_starving: bool) -> None:
+    def __init__(self, group: JobClass, is_starving: bool) -> None:
         self.types, self.room = group.types, 1.0
         self.oldest_at_s, self.is_starving = group.oldest_at_s, is_starving
 
@@ -154,7 +154,7 @@ class _Missing:
 
 def fill(
     base: str,
-    groups: Sequence[Group],
+    groups: Sequence[JobClass],
     hosts: Sequence[HostView],
     host_types: Sequence[HostType],
     *,
@@ -197,6 +197,6 @@ def _lay(load: float, hosts: Collection[str], room: dict[str, float], used: set[
     return load
 
 
-def _may_produce(host_type: str, numerics: str, learned: Learned) -> bool:
+def _may_produce(host_type: str, numerics: str, learned: HostHistory) -> bool:
     """A type that has not shown its numerics yet may turn out to have these."""
     return numerics in (shown := learned.numerics.get(host_type, frozenset())) or not shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlora_ray.policies.scaling.demand import Learned
+from mlora_ray.policies.scaling.demand import HostHistory
 from mlora_ray.types import AdapterView, ClusterView, HostView
 
 RATE_HALVES_S = 600.0  # a full host that is slower than hosts once were is believed so slowly
@@ -55,13 +55,13 @@ def learn_numerics(numerics: Numerics, view: ClusterView) -> Numerics:
     return tuple(sorted({*numerics, *seen}))
 
 
-def learned(rates: Rates, numerics: Numerics, now_s: float) -> Learned:
+def learned(rates: Rates, numerics: Numerics, now_s: float) -> HostHistory:
     """Speeds that have stood for a while, and the numerics of each host type."""
     stood = {(base, name): rate for base, name, rate, since in rates if now_s - since >= RATE_STANDS_S}
     of_type: dict[str, frozenset[str]] = {}
     for name, one in numerics:
         of_type[name] = of_type.get(name, frozenset()) | {one}
-    return Learned(stood, of_type)
+    return HostHistory(stood, of_type)
 
 
 def standing(before: tuple[float, ...], number: int, now_s: float) -> list[float]:

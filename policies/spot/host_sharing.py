@@ -22,7 +22,7 @@ def need_of(job: Slack, settings: SpotSettings) -> float:
     return need if job.is_firm else min(need, settings.soft_speed)
 
 
-class Crew:
+class SharedHost:
     """One host and the jobs that would be on it. A host that is still to be asked for has no id."""
 
     __slots__ = (

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.assignment import Board
+from mlora_ray.policies.placement.assignment import DraftAssignment
 from mlora_ray.policies.scaling.demand import open_jobs
 from mlora_ray.policies.spot.deadline_slack import Slack, SpotSettings, slack_of
-from mlora_ray.policies.spot.host_sharing import CLOSE, Crew, need_of
-from mlora_ray.policies.spot.zone_probing import Probes, ProbeState
+from mlora_ray.policies.spot.host_sharing import CLOSE, SharedHost, need_of
+from mlora_ray.policies.spot.zone_probing import ProbeState, ZoneProbes
 from mlora_ray.types import (
     Action,
     AdapterView,
@@ -49,7 +49,7 @@ class OnTime:
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
         """Jobs onto the hosts that run: who must, then who may; then whoever hurts nobody there."""
-        board = Board(view)
+        board = DraftAssignment(view)
         plan = self._plan(view, list(board.adapters.values()), list(board.hosts.values()), [])
         waiting = [job for job in plan.jobs if not plan.put(job) and not plan.put_anyhow(job)]
         for job in waiting:
@@ -63,7 +63,7 @@ class OnTime:
 
     def scale(self, view: ClusterView, state: ProbeState) -> tuple[list[LaunchHost | DrainHost], ProbeState]:
         """Hosts for those who find none; empty ones that nobody is planned on are drained."""
-        probes = Probes(view, state, self._limits, self._settings.start_patience_s)
+        probes = ZoneProbes(view, state, self._limits, self._settings.start_patience_s)
         hosts = [h for h in view.hosts if h.state == "alive"]
         running = {h.id for h in view.hosts}
         starting = [h for h in view.pending_hosts if h.state == "alive" and h.id not in probes.stuck | running]
@@ -84,7 +84,7 @@ class OnTime:
         step_times = self._step_times.seen(view.step_times)
         return _Plan(adapters, hosts, starting, view.now_s, step_times, self._settings)
 
-    def _serve(self, job: Slack, plan: _Plan, probes: Probes) -> None:
+    def _serve(self, job: Slack, plan: _Plan, probes: ZoneProbes) -> None:
         """A crew for it: one there is, a new spot host, a new one on demand where it must; else it waits and probes."""
         may_spot = plan.may_spot(job)
         if may_spot and plan.put(job, on_sure=False):
@@ -113,8 +113,8 @@ class _Plan:
         settings: SpotSettings,
     ) -> None:
         self._step_times, self._settings = step_times, settings
-        self.crews: list[Crew] = []
-        self.crew_of: dict[str, Crew] = {}
+        self.crews: list[SharedHost] = []
+        self.crew_of: dict[str, SharedHost] = {}
         for host in hosts:
             self._add(host, is_alive=True)
         for host in starting:
@@ -142,7 +142,7 @@ class _Plan:
         return 1 if job.first_slack_s >= self._settings.fallback_s else 3
 
     def _add(self, host: HostView, is_alive: bool) -> None:
-        self.crews.append(Crew(host, self._step_times.of(host.base, host.device_type), is_alive))
+        self.crews.append(SharedHost(host, self._step_times.of(host.base, host.device_type), is_alive))
 
     def add_new(self, job: Slack, kind: HostType) -> None:
         """A crew on a host that is asked for now."""
@@ -194,24 +194,24 @@ class _Plan:
             self._join(job, max(found, key=lambda c: (c.has(job), c.speed(job))))
         return bool(found)
 
-    def _suits(self, job: Slack, crew: Crew) -> bool:
+    def _suits(self, job: Slack, crew: SharedHost) -> bool:
         if not self._may_join(job, crew) or crew.speed(job) < self._need[job.name] - CLOSE:
             return False
         return crew.host.is_spot or self._may_ride(job, crew)
 
-    def _may_join(self, job: Slack, crew: Crew) -> bool:
+    def _may_join(self, job: Slack, crew: SharedHost) -> bool:
         """It fits, slows nobody too much, and takes nobody's machine who may not lose it."""
         owners = self._bound.get(crew.host.id, ())
         is_free = all(name == job.name or name in self.crew_of for name in owners)
         return is_free and crew.fits(job) and crew.keeps_pace(job)
 
-    def _may_ride(self, job: Slack, crew: Crew) -> bool:
+    def _may_ride(self, job: Slack, crew: SharedHost) -> bool:
         """On demand: who is needy; others beside one who is, if what they add is worth the price of spot."""
         if self.is_needy(job):
             return True
         has_needy = any(self.is_needy(one) for one, _ in crew.members)
         return has_needy and crew.gain(job) >= self._settings.spot_to_sure
 
-    def _join(self, job: Slack, crew: Crew) -> None:
+    def _join(self, job: Slack, crew: SharedHost) -> None:
         crew.add(job, self._need[job.name])
         self.crew_of[job.name] = crew

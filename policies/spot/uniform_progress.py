@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.assignment import Board
+from mlora_ray.policies.placement.assignment import DraftAssignment
 from mlora_ray.policies.scaling.demand import open_jobs
 from mlora_ray.policies.spot.deadline_slack import Slack, SpotSettings, slack_of
-from mlora_ray.policies.spot.zone_probing import Probes, ProbeState
+from mlora_ray.policies.spot.zone_probing import ProbeState, ZoneProbes
 from mlora_ray.types import (
     Action,
     AutoscaleSettings,
@@ -48,7 +48,7 @@ class UniformProgress:
 
     def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
         """Jobs onto the hosts there are, one each; who is ahead by 2d leaves its on-demand host."""
-        board = Board(view)
+        board = DraftAssignment(view)
         idle = []
         for job in self._jobs(view, set(board.adapters)):
             held = board.where.get(job.name)
@@ -68,7 +68,7 @@ class UniformProgress:
 
     def scale(self, view: ClusterView, state: ProbeState) -> tuple[list[LaunchHost | DrainHost], ProbeState]:
         """A host for each job that wants one; hosts that nobody wants are drained once they are empty."""
-        probes = Probes(view, state, self._limits, self._settings.start_patience_s)
+        probes = ZoneProbes(view, state, self._limits, self._settings.start_patience_s)
         hosts = [h for h in (*view.hosts, *view.pending_hosts) if h.state == "alive" and h.id not in probes.stuck]
         free = {h.id: h for h in hosts if not h.group}
         on = {name: h for h in hosts for name in h.group}
@@ -80,7 +80,7 @@ class UniformProgress:
         drained = [DrainHost(host=name) for name in (*free, *sorted(probes.stuck))]
         return [*drained, *probes.launched], probes.next()
 
-    def _serve(self, job: Slack, now_s: float, free: dict[str, HostView], probes: Probes) -> None:
+    def _serve(self, job: Slack, now_s: float, free: dict[str, HostView], probes: ZoneProbes) -> None:
         """Takes a host out of `free` for it, or asks for one."""
         fitting = [h for h in free.values() if h.base == job.adapter.base]
         spot, sure = [h.id for h in fitting if h.is_spot], [h.id for h in fitting if not h.is_spot]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlora_ray.policies.scaling.budget import Budget
-from mlora_ray.policies.scaling.demand import Learned, fitting_types
+from mlora_ray.policies.scaling.demand import HostHistory, fitting_types
 from mlora_ray.types import AdapterView, AutoscaleSettings, ClusterView, HostType, LaunchHost
 
 
@@ -24,7 +24,7 @@ class ProbeState:
     starting_since: tuple[tuple[str, float], ...] = ()
 
 
-class Probes:
+class ZoneProbes:
     """Reads what came of the launches before, and counts those of this decision within `limits`."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Probes:
         for host in self._view.hosts:
             if host.numerics:
                 shown.setdefault(host.host_type, set()).add(host.numerics)
-        learned = Learned({}, {name: frozenset(held) for name, held in shown.items()})
+        learned = HostHistory({}, {name: frozenset(held) for name, held in shown.items()})
         return [self._types[name] for name in fitting_types(job, self._view.host_types, learned)]
 
     def _launch(self, base: str, kind: HostType) -> bool:

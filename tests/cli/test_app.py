@@ -19,7 +19,7 @@ from mlora_ray.run.directory import RunDirectory
 from mlora_ray.run.finish import why_failed
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import BundleReport, JobState
-from mlora_ray.types.records import Commit, JobRecord, Ownership
+from mlora_ray.types.records import Commit, JobRecord, Reassignment
 from tests.conftest import make_spec, make_step
 
 JOBS = "base: tiny-llama\njobs:\n  - {name: a, r: 4, train: rows.jsonl}\n"
@@ -155,7 +155,7 @@ def test_a_run_that_never_trained_leaves_the_directory_free(tmp_path: Path) -> N
             database = ControlDatabase(directory.database_url)
             database.add_jobs([make_spec("a")], 1.0)
             if bundle_uri:
-                database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 2.0, "assigned")
+                database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 2.0, "assigned")
                 report = BundleReport(
                     job="a", epoch=1, step=1, bundle_uri=bundle_uri, sha256="0", steps=(make_step("a", 1),)
                 )

@@ -21,7 +21,7 @@ from mlora_ray.engine.adapter_layout import build_layout
 from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import StepFailure
-from mlora_ray.engine.engine_job import Training
+from mlora_ray.engine.engine_job import EngineJob
 from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
 from mlora_ray.engine.packed_row import Request, keep_mask
 from mlora_ray.engine.packed_row_stats import RowFacts
@@ -150,7 +150,7 @@ def test_paging_ledger(
     layout = build_layout(LoraSpec(r=2, target_modules=("q_proj",)), base.groups)
     rows = random_rows(0, 2, 3, 5)
     folder: Path = tmp_path_factory.mktemp("pages")
-    trainings: dict[str, Training] = {}
+    trainings: dict[str, EngineJob] = {}
     pager = Pager(capacity * 3 * layout.size * 4, str(folder), page_steps, "cpu")
     steps: dict[str, int] = {}
     for at in range(60):
@@ -159,7 +159,7 @@ def test_paging_ledger(
         if action.startswith("admit"):
             name = f"job{at}"
             spec = make_job(name, LoraSpec(r=2, target_modules=("q_proj",)), TrainSpec(seed=at, max_steps=6))
-            trainings[name] = Training(spec, rows, layout)
+            trainings[name] = EngineJob(spec, rows, layout)
             state = trainings[name].fresh_state("cpu") if action == "admit with state" else None
             pager.admit(trainings[name], state)
             steps[name] = 0
@@ -231,7 +231,7 @@ def test_a_row_holds_the_budget_or_one_nano_batch(base: Base, monkeypatch: pytes
         engine.admit(mixed_job(i)[0], random_rows(i, 12, 3, 90, vocab=320))
     rows: list[list[int]] = []
 
-    def recorded(resident: list[Training], room: int) -> list[tuple[Training, Request]]:
+    def recorded(resident: list[EngineJob], room: int) -> list[tuple[EngineJob, Request]]:
         picked = pick(resident, room)
         rows.append([request.num_tokens for _, request in picked])
         return picked

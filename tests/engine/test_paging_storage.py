@@ -10,7 +10,7 @@ import torch
 from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import Engine, StepFailure
-from mlora_ray.engine.engine_job import Training
+from mlora_ray.engine.engine_job import EngineJob
 from tests.engine.jobs import make_engine, mixed_job, random_rows, renamed, train_all
 from tests.engine.models import as_base, stock_model
 
@@ -65,14 +65,14 @@ def test_a_device_that_holds_fewer_states_than_planned(
 ) -> None:
     """The second state does not fit beside the first: it waits its turn, and nobody fails."""
     engine = _paged(base, tmp_path)
-    fresh_state = Training.fresh_state
+    fresh_state = EngineJob.fresh_state
 
-    def one_at_a_time(training: Training, device: str) -> AdapterState:
+    def one_at_a_time(training: EngineJob, device: str) -> AdapterState:
         if engine._pager._resident:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return fresh_state(training, device)
 
-    monkeypatch.setattr(Training, "fresh_state", one_at_a_time)
+    monkeypatch.setattr(EngineJob, "fresh_state", one_at_a_time)
     names, outcomes = engine.jobs, train_all(engine)
     assert not [o for o in outcomes if isinstance(o, StepFailure)]
     assert all(engine.is_done(name) for name in names)
@@ -82,14 +82,14 @@ def test_a_state_that_does_not_fit_alone_fails_alone(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = _paged(base, tmp_path)
-    fresh_state = Training.fresh_state
+    fresh_state = EngineJob.fresh_state
 
-    def not_the_first(training: Training, device: str) -> AdapterState:
+    def not_the_first(training: EngineJob, device: str) -> AdapterState:
         if training.spec.name == "job0":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return fresh_state(training, device)
 
-    monkeypatch.setattr(Training, "fresh_state", not_the_first)
+    monkeypatch.setattr(EngineJob, "fresh_state", not_the_first)
     failures = [o for o in train_all(engine) if isinstance(o, StepFailure)]
     assert [f.job for f in failures] == ["job0"]
     assert "its state does not fit into memory alone" in failures[0].error

@@ -22,7 +22,7 @@ from mlora_ray.engine.engine import Engine
 from mlora_ray.engine.executor import Raised
 from mlora_ray.errors import MloraError
 from mlora_ray.host.row_size_tuner import WARM_ROWS
-from mlora_ray.host.runtime import Hosting
+from mlora_ray.host.runtime import HostRuntime
 from mlora_ray.policies.models.step_time_fit import fitted
 from mlora_ray.store.bundles import read_bundle
 from mlora_ray.types import (
@@ -65,7 +65,7 @@ class Host:
         self.engine = Engine(base, memory_limit_bytes=4 << 30, page_dir=pages, token_budget=row_tokens)
         where = {"base": base.spec, "bundle_root": str(folder / "bundles"), "page_dir": ""}
         self.settings = HostSettings(id="h-0", **where, **settings)
-        self.hosting = Hosting(self.settings, self.engine, clock, Inline())
+        self.hosting = HostRuntime(self.settings, self.engine, clock, Inline())
         self.bundles: list[BundleReport] = []
         self.failures: list[FailureReport] = []
 
@@ -431,7 +431,7 @@ def test_slow_storage_holds_up_no_step(tmp_path: Path, base: Base, clock: Virtua
         def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             return super().submit(lambda: (may_write.wait(60), function(*args, **kwargs))[1])
 
-    host.hosting = Hosting(host.settings, host.engine, clock, Slow(2))
+    host.hosting = HostRuntime(host.settings, host.engine, clock, Slow(2))
     for spec in specs:
         host.assign(spec)
     for _ in range(40):

@@ -11,7 +11,7 @@ from mlora_ray.simulate.explain import explain
 from mlora_ray.simulate.live_forecast import LIVE_COSTS, look_ahead
 from mlora_ray.types import ClusterView, JobState, LearnedStepTime, PolicyState
 from mlora_ray.types.records import Event
-from mlora_ray.types.service import Situation
+from mlora_ray.types.service import PolicySnapshot
 from mlora_ray.types.status import JobStatus
 from tests.builders.views import STEPS, adapter, hosts, view
 
@@ -72,7 +72,7 @@ def test_a_host_of_another_device_or_other_numerics_is_none() -> None:
 def told(name: str, state: JobState, **values: object) -> dict[str, object]:
     job = JobStatus(name=name, state=state, step=5, total_steps=20, **values)  # type: ignore[arg-type]
     events = [Event(at_s=400.0, kind="placed", job=name, host="h0", id=3)] if job.host else []
-    situation = Situation(view=busy(), policy="independent", policy_state=PolicyState())
+    situation = PolicySnapshot(view=busy(), policy="independent", policy_state=PolicyState())
     return explain(job, situation, events, STEPS)
 
 

@@ -15,11 +15,11 @@ from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.hosts.host_status import gone_status
 from mlora_ray.control.hosts.launcher import Launcher
-from mlora_ray.control.hosts.managed_host import Member
+from mlora_ray.control.hosts.managed_host import ManagedHost
 from mlora_ray.control.jobs.placement import Move, Placement
-from mlora_ray.control.jobs.state import Job
+from mlora_ray.control.jobs.state import JobEntry
 from mlora_ray.control.metrics import Metrics
-from mlora_ray.control.transport import HostGone, HostRefused, Line, Moving, Transport
+from mlora_ray.control.transport import HostConnection, HostGone, HostRefused, StateTransfer, Transport
 from mlora_ray.errors import BaseDiffers, MloraError
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import (
@@ -53,9 +53,9 @@ class Fleet:
     ) -> None:
         self._transport, self._db, self._placement = transport, database, placement
         self._settings, self._clock, self._metrics = settings, clock, metrics
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, ManagedHost] = {}
         self._launcher = Launcher(transport, database, settings, clock, metrics, self._members)
-        self._moving: list[tuple[Move, Moving]] = []
+        self._moving: list[tuple[Move, StateTransfer]] = []
         self.decision_s = 0.0  # of the last round: policies and what they changed in the database
         self.clock_skew_s = 0.0  # the furthest of the last round
         self.error = ""  # with `ends_on_trouble`: why the service cannot go on
@@ -107,7 +107,7 @@ class Fleet:
             if member.info is not None and name not in self._placement.hosts:
                 self._launcher.let_go(name, "lost; the database was away when it was")
 
-    def _join(self, member: Member, info: HostInfo) -> None:
+    def _join(self, member: ManagedHost, info: HostInfo) -> None:
         try:
             self._db.bind_base(info.base, info.base_sha256, info.id, info.node_ip)
         except BaseDiffers as error:
@@ -133,7 +133,7 @@ class Fleet:
             elif self._has_done_its_steps(member, report.num_steps):
                 self.drain(name, f"recycled after {report.num_steps} steps")
 
-    def _has_done_its_steps(self, member: Member, num_steps: int) -> bool:
+    def _has_done_its_steps(self, member: ManagedHost, num_steps: int) -> bool:
         """One host of a base after the other, so that somebody trains; but none does twice as many."""
         most = self._settings.host_max_steps
         others = [(n, m) for n, m in self._members.items() if m is not member and m.base == member.base]
@@ -192,7 +192,7 @@ class Fleet:
             if 0 < self._settings.stall_timeout_s < report.stalled_s:
                 self._lose(name, f"{STALLED} for {report.stalled_s:.0f} s, though it answers")
 
-    def _check_clock(self, member: Member, report: HostReport, took_s: float) -> None:
+    def _check_clock(self, member: ManagedHost, report: HostReport, took_s: float) -> None:
         """It answered at some time in the `took_s` seconds until now; only what lies outside them is skew."""
         early_s = report.now_s - self._clock.now_s() if report.now_s else 0.0
         skew_s = early_s if early_s > 0 else min(0.0, early_s + took_s)
@@ -279,12 +279,12 @@ class Fleet:
         gone = [r for r in self._db.hosts(is_gone_included=True) if r.state == "gone"] if is_gone_included else []
         return [*map(gone_status, gone), *map(self._status, self._members.values())]
 
-    def _status(self, member: Member) -> HostStatus:
+    def _status(self, member: ManagedHost) -> HostStatus:
         name = member.settings.id
         num_jobs, why = len(self._placement.jobs.on(name)), self._launcher.troubles.why(member.base)
         return member.status(self._placement.hosts.get(name), num_jobs, self._clock.elapsed_s(), why)
 
-    def why_waits(self, job: Job) -> str:
+    def why_waits(self, job: JobEntry) -> str:
         """Why a queued job has no host, in a few words."""
         left_s = job.waits_until_s - self._clock.now_s()
         if left_s > 0:
@@ -306,7 +306,7 @@ class Fleet:
         """Hosts there are and come, without those that leave."""
         return len(self._members) - sum(h.is_draining for h in self._placement.hosts.values())
 
-    def line_of(self, base: str) -> Line:
+    def line_of(self, base: str) -> HostConnection:
         """A host of this base. Raises MloraError when there is none."""
         for member in self._joined().values():
             if member.settings.base.id == base:
@@ -332,7 +332,7 @@ class Fleet:
         for member in members:
             member.line.join(STOP_TIMEOUT_S)
 
-    def _joined(self) -> dict[str, Member]:
+    def _joined(self) -> dict[str, ManagedHost]:
         return {name: m for name, m in self._members.items() if name in self._placement.hosts}
 
     def _silent_s(self, since_s: float) -> float:

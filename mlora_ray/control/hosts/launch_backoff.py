@@ -8,7 +8,7 @@ MAX_LOSSES = 3  # of hosts of a base in a row, without one committed bundle betw
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 5.0, 300.0
 
 
-class Troubles:
+class LaunchBackoff:
     """What keeps hosts of a base from training, and how long the next launch waits for it."""
 
     def __init__(self) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
-from mlora_ray.control.hosts.launch_backoff import Troubles
-from mlora_ray.control.hosts.managed_host import Member
-from mlora_ray.control.jobs.state import Job
+from mlora_ray.control.hosts.launch_backoff import LaunchBackoff
+from mlora_ray.control.hosts.managed_host import ManagedHost
+from mlora_ray.control.jobs.state import JobEntry
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.control.transport import HOST_PREFIX, Transport
 from mlora_ray.policies.scaling import autoscale
@@ -39,7 +39,7 @@ class Launcher:
         settings: ServiceSettings,
         clock: Clock,
         metrics: Metrics,
-        members: dict[str, Member],
+        members: dict[str, ManagedHost],
     ) -> None:
         self._transport, self._db, self._settings = transport, database, settings
         self._clock, self._metrics, self._members = clock, metrics, members
@@ -47,7 +47,7 @@ class Launcher:
         self._bases: dict[str, BaseSpec] = {}
         self._cooling: list[tuple[float, HostView]] = []  # nodes that outlive their hosts
         self._state = autoscale.AutoscaleState()
-        self.troubles = Troubles()
+        self.troubles = LaunchBackoff()
 
     def adopt(self) -> None:
         """Take over the hosts that the database knows; those that cannot be found are lost at the next round."""
@@ -56,14 +56,14 @@ class Launcher:
             if record.state != "gone":
                 host_type = self._types.get(record.settings.host_type) or type_of(record)
                 line = self._transport.adopt(record.actor_name)
-                member = Member(record.settings, host_type, line, self._clock.elapsed_s())
+                member = ManagedHost(record.settings, host_type, line, self._clock.elapsed_s())
                 member.was_alive = record.state != "starting"
                 member.drains = record.why if record.state == "draining" else ""
                 self._members[record.settings.id] = member
         known = {(r.settings.host_type, r.numerics) for r in records if r.numerics}
         self._state = autoscale.AutoscaleState(numerics=tuple(sorted(known)))
 
-    def decide(self, view: ClusterView, jobs: Iterable[Job], may_launch: bool) -> list[str]:
+    def decide(self, view: ClusterView, jobs: Iterable[JobEntry], may_launch: bool) -> list[str]:
         """Launch what the autoscaler wants; answers the hosts that it wants drained."""
         for job in jobs:
             self._bases.setdefault(job.record.spec.base.id, job.record.spec.base)
@@ -82,7 +82,7 @@ class Launcher:
         self._db.add_host(settings, settings.actor_name, self._clock.now_s())
         self._metrics.count("mlora_host_launches", host_type=host_type.name)
         line = self._transport.launch(settings)
-        self._members[name] = Member(settings, host_type, line, self._clock.elapsed_s())
+        self._members[name] = ManagedHost(settings, host_type, line, self._clock.elapsed_s())
         reused = next((c for c in self._cooling if c[1].host_type == host_type.name), None)
         if reused:
             self._cooling.remove(reused)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mlora_ray.control.hosts.memory_trend import LEAK_S, MemoryTrend
-from mlora_ray.control.jobs.state import Host
-from mlora_ray.control.transport import Line
+from mlora_ray.control.jobs.state import HostEntry
+from mlora_ray.control.transport import HostConnection
 from mlora_ray.types import HostInfo, HostReport, HostSettings, HostType, HostView
 from mlora_ray.types.status import HostStatus
 
 
 @dataclass(slots=True)
-class Member:
+class ManagedHost:
     """One host from its launch to its end. Times are elapsed ones."""
 
     settings: HostSettings
     type: HostType
-    line: Line
+    line: HostConnection
     since_s: float  # launched or adopted
     info: HostInfo | None = None
     was_alive: bool = False  # adopted: it had loaded its base before
@@ -63,7 +63,7 @@ class Member:
             host_type=self.type.name,
         )
 
-    def status(self, host: Host | None, num_jobs: int, now_s: float, trouble: str) -> HostStatus:
+    def status(self, host: HostEntry | None, num_jobs: int, now_s: float, trouble: str) -> HostStatus:
         """For people. `host` is placement's knowledge of it, once it has joined."""
         info = self.info
         report = host.report if host else HostReport(host=self.settings.id, base=self.base)

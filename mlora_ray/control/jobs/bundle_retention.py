@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from mlora_ray.control.jobs.state import Job, Jobs
+from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.errors import StorageError
 from mlora_ray.store.bundles import delete_bundle, list_bundles, read_bundle
 from mlora_ray.store.database.control_database import ControlDatabase
@@ -23,7 +23,7 @@ class SavedFiles:
     def __init__(self, database: ControlDatabase, bundle_root: str, probe_uri: str) -> None:
         self._db, self._root, self._probe_uri = database, bundle_root, probe_uri
 
-    def keep(self, job: Job, report: BundleReport) -> list[str]:
+    def keep(self, job: JobEntry, report: BundleReport) -> list[str]:
         """A bundle was committed: answers those it makes superfluous, for `remove`."""
         job.kept.append((report.step, report.bundle_uri))
         old, job.kept = job.kept[:-NUM_KEPT_BUNDLES], job.kept[-NUM_KEPT_BUNDLES:]
@@ -37,7 +37,7 @@ class SavedFiles:
         for uri in uris:
             self._delete(uri)
 
-    def sweep(self, job: Job) -> None:
+    def sweep(self, job: JobEntry) -> None:
         """Remove files of bundles that were never committed."""
         kept = {uri for _, uri in job.kept}
         try:
@@ -48,7 +48,7 @@ class SavedFiles:
         for uri in stray:
             self._delete(uri)
 
-    def fall_back_to_whole(self, jobs: Jobs, job: Job, now_s: float) -> bool:
+    def fall_back_to_whole(self, jobs: JobTable, job: JobEntry, now_s: float) -> bool:
         """True when the newest bundle was damaged or gone and the job was rolled back to the newest whole one.
 
         Storage that is away as a whole says nothing about a bundle.

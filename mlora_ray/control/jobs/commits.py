@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.jobs.bundle_retention import SavedFiles
-from mlora_ray.control.jobs.ownership import Owners
-from mlora_ray.control.jobs.state import Job, Jobs
+from mlora_ray.control.jobs.ownership import Ownership
+from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.store.metrics_file import MetricsFiles
@@ -27,8 +27,8 @@ class Commits:
     def __init__(
         self,
         database: ControlDatabase,
-        jobs: Jobs,
-        owners: Owners,
+        jobs: JobTable,
+        owners: Ownership,
         settings: ServiceSettings,
         clock: Clock,
         metrics: Metrics,
@@ -58,7 +58,7 @@ class Commits:
                 superfluous += self._keep(job, report)
         self._saved.remove(superfluous)
 
-    def _keep(self, job: Job, report: BundleReport) -> list[str]:
+    def _keep(self, job: JobEntry, report: BundleReport) -> list[str]:
         """Answers the bundles that are superfluous now."""
         self.num_commits += 1
         job.num_unread = 0
@@ -85,7 +85,7 @@ class Commits:
         elif self._db.commit_failure(report, self._clock.now_s(), host):
             self._jobs.change(job, state=JobState.FAILED, error=report.error)
 
-    def _read_later(self, job: Job, report: FailureReport) -> None:
+    def _read_later(self, job: JobEntry, report: FailureReport) -> None:
         """A bundle that is damaged or gone costs the steps since the one before; storage that is away, a wait."""
         self._metrics.count("mlora_storage_failures", operation="read")
         if self._saved.fall_back_to_whole(self._jobs, job, self._clock.now_s()):
@@ -98,17 +98,17 @@ class Commits:
 
     # -- files
 
-    def tidy(self, jobs: Iterable[Job]) -> None:
+    def tidy(self, jobs: Iterable[JobEntry]) -> None:
         """These begin again where they stopped: stray files go, the metrics files are made to agree."""
         for job in jobs:
             self._saved.sweep(job)
             self._unwritten.add(job.name)
 
-    def mend_later(self, job: Job) -> None:
+    def mend_later(self, job: JobEntry) -> None:
         """Its metrics file may lack committed steps."""
         self._unwritten.add(job.name)
 
-    def doubt_files(self, jobs: Iterable[Job]) -> None:
+    def doubt_files(self, jobs: Iterable[JobEntry]) -> None:
         """A placement before this one may have died between a commit and the metrics file."""
         for job in jobs:
             if not self._files.is_whole(job.name, job.record.step, job.record.state.is_final):

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlora_ray.clock import Clock
-from mlora_ray.control.jobs.state import Job, Jobs
+from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import JobState
-from mlora_ray.types.records import Event, Ownership
+from mlora_ray.types.records import Event, Reassignment
 
 
-class Owners:
+class Ownership:
     """Writes changes of hands through to the database and its mirror, and events."""
 
-    def __init__(self, database: ControlDatabase, jobs: Jobs, clock: Clock) -> None:
+    def __init__(self, database: ControlDatabase, jobs: JobTable, clock: Clock) -> None:
         self._db, self._jobs, self._clock = database, jobs, clock
 
-    def hand_over(self, changes: Sequence[tuple[Job, JobState, str]], kind: str) -> None:
+    def hand_over(self, changes: Sequence[tuple[JobEntry, JobState, str]], kind: str) -> None:
         """Give each job a new epoch, state and host. One that has changed hands meanwhile is left alone."""
         if not changes:
             return
-        owners = [Ownership(job.name, job.record.epoch, state, host) for job, state, host in changes]
+        owners = [Reassignment(job.name, job.record.epoch, state, host) for job, state, host in changes]
         changed = set(self._db.change_hands(owners, self._clock.now_s(), kind))
         for job, state, host in changes:
             if job.name in changed:

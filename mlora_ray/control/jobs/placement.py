@@ -19,9 +19,9 @@ from typing import NamedTuple
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.jobs.commits import Commits
-from mlora_ray.control.jobs.ownership import Owners
+from mlora_ray.control.jobs.ownership import Ownership
 from mlora_ray.control.jobs.policy_guard import safe_decide
-from mlora_ray.control.jobs.state import Host, Job, Jobs
+from mlora_ray.control.jobs.state import HostEntry, JobEntry, JobTable
 from mlora_ray.control.jobs.step_time_learner import StepLearner
 from mlora_ray.control.jobs.views import adapter_views, host_views, run_status
 from mlora_ray.control.metrics import Metrics
@@ -84,9 +84,9 @@ class Placement:
         self._started_s = clock.elapsed_s()
         self._leaving: dict[str, tuple[str, int]] = {}  # job -> host and epoch that its state comes from
         self._reasons: dict[str, str] = {}  # job -> why it moves, where it is not the policy
-        self.hosts: dict[str, Host] = {}
-        self.jobs = Jobs()
-        self._owners = Owners(database, self.jobs, clock)
+        self.hosts: dict[str, HostEntry] = {}
+        self.jobs = JobTable()
+        self._owners = Ownership(database, self.jobs, clock)
         self.commits = Commits(database, self.jobs, self._owners, settings, clock, metrics)
         self._load(None)
         self.commits.doubt_files(self.jobs)
@@ -101,7 +101,7 @@ class Placement:
                 continue
             size = (state_bytes or {}).get(name, 0)
             loss = losses.get(name, math.nan)
-            self.jobs.put(Job(record, tokens_total(record.spec), kept.get(name, []), size, last_loss=loss))
+            self.jobs.put(JobEntry(record, tokens_total(record.spec), kept.get(name, []), size, last_loss=loss))
 
     def read_again(self) -> None:
         """After a write that raised and may have been done all the same: mirror what the rows say."""
@@ -109,7 +109,7 @@ class Placement:
         for record in self._db.jobs():
             job = self.jobs.get(record.spec.name)
             if job is None:
-                self.jobs.put(Job(record, tokens_total(record.spec), kept.get(record.spec.name, [])))
+                self.jobs.put(JobEntry(record, tokens_total(record.spec), kept.get(record.spec.name, [])))
             elif job.record != record:
                 if job.record.epoch != record.epoch:
                     job.is_taken, job.is_moving, job.leaves_for = False, False, None
@@ -137,7 +137,7 @@ class Placement:
         self.commits.tidy(self.jobs[name] for name in stopped)
 
     @staticmethod
-    def _has_stopped(job: Job) -> bool:
+    def _has_stopped(job: JobEntry) -> bool:
         return job.record.state in (JobState.PAUSED, JobState.FAILED)
 
     def queue(self, names: Sequence[str]) -> list[str]:
@@ -148,7 +148,7 @@ class Placement:
         return [*returning, *queued]
 
     @staticmethod
-    def _take_back(jobs: Sequence[Job]) -> list[str]:
+    def _take_back(jobs: Sequence[JobEntry]) -> list[str]:
         """Whoever is being saved for a pause goes back into the queue instead. Answers which."""
         leaving = [j for j in jobs if j.leaves_for is JobState.PAUSED]
         for job in leaving:
@@ -184,7 +184,7 @@ class Placement:
     def host_joined(self, info: HostInfo, host_type: HostType) -> None:
         detail = f"pid={info.pid} device={info.device_type} node={info.node_ip} numerics={info.numerics[:8]}"
         self._owners.event("host_joined", host=info.id, detail=detail)
-        self.hosts[info.id] = Host(info, host_type, HostReport(host=info.id, base=info.base))
+        self.hosts[info.id] = HostEntry(info, host_type, HostReport(host=info.id, base=info.base))
 
     def host_lost(self, host: str, why: str, cause: str) -> list[str]:
         """Fence a host off: its jobs queue again under a new epoch. Answers their names; `cause` is for metrics."""
@@ -230,7 +230,7 @@ class Placement:
         wanted = [(self.jobs[a.adapter], a.host) for a in actions if isinstance(a, Migrate)]
         return self._start_moves([*leaving, *wanted])
 
-    def _moves_off_draining(self) -> list[tuple[Job, str]]:
+    def _moves_off_draining(self) -> list[tuple[JobEntry, str]]:
         """Every job of a draining host goes to the emptiest host that computes the same bits, else into the queue."""
         moves, load = [], {name: len(self.jobs.on(name)) for name in self.hosts}
         for name in [n for n, h in self.hosts.items() if h.is_draining]:
@@ -247,13 +247,13 @@ class Placement:
         return moves
 
     @staticmethod
-    def _can_go_on(job: Job, host: Host) -> bool:
+    def _can_go_on(job: JobEntry, host: HostEntry) -> bool:
         spec = job.record.spec
         is_same = job.record.numerics in ("", host.info.numerics)
         return is_same and host.info.base == spec.base.id and spec.device_type in ("", host.info.device_type)
 
-    def _start_moves(self, wanted: Iterable[tuple[Job, str]]) -> list[Move]:
-        moves: dict[str, tuple[Job, str, int, str, bool]] = {}
+    def _start_moves(self, wanted: Iterable[tuple[JobEntry, str]]) -> list[Move]:
+        moves: dict[str, tuple[JobEntry, str, int, str, bool]] = {}
         for job, target in wanted:
             if not job.is_moving and job.leaves_for is None and job.name not in moves:
                 moves[job.name] = (job, job.record.host, job.record.epoch, target, job.is_taken)
@@ -286,7 +286,7 @@ class Placement:
         going = {(job, epoch) for job, (source, epoch) in self._leaving.items() if source == name}
         return Tick(assignments, releases, acks, frozenset({(j.name, j.record.epoch) for j in mine} | going))
 
-    def _assignment(self, job: Job) -> Assignment:
+    def _assignment(self, job: JobEntry) -> Assignment:
         record = job.record
         out_uri = f"{self._storage}/{job.name}"
         return Assignment(spec=record.spec, epoch=record.epoch, bundle_uri=record.bundle_uri, out_uri=out_uri)
@@ -298,7 +298,7 @@ class Placement:
         """
         known = [(name, report) for name, report in heard if name in self.hosts]
         self.commits.bundles([(bundle, name) for name, report in known for bundle in report.bundles])
-        started: dict[str, list[Job]] = {}
+        started: dict[str, list[JobEntry]] = {}
         for name, report in known:
             self._absorb(name, report)
             numerics = self.hosts[name].info.numerics
@@ -327,7 +327,7 @@ class Placement:
             self._metrics.seconds("mlora_migration_pause_seconds", arrival.pause_s, reason=reason)
             self._metrics.count("mlora_job_migrations", reason=reason)
 
-    def _take_progress(self, name: str, progress: Iterable[Progress]) -> list[Job]:
+    def _take_progress(self, name: str, progress: Iterable[Progress]) -> list[JobEntry]:
         """Answers the jobs that have started there."""
         shown = {(p.job, p.epoch): p for p in progress}
         started = []
@@ -344,13 +344,13 @@ class Placement:
                 job.is_taken = False  # a host that lost it is told again
         return started
 
-    def _start(self, jobs: Sequence[Job], numerics: str) -> None:
+    def _start(self, jobs: Sequence[JobEntry], numerics: str) -> None:
         if jobs:
             self._db.start_jobs([(j.name, j.record.epoch) for j in jobs], numerics)
         for job in jobs:
             self.jobs.change(job, state=JobState.TRAINING, numerics=job.record.numerics or numerics)
 
-    def _note_recovery(self, job: Job) -> None:
+    def _note_recovery(self, job: JobEntry) -> None:
         """The first step beyond the last bundle of a job whose host was lost."""
         if job.lost_s is not None and job.num_uncommitted > 0:
             took_s, job.lost_s = self._clock.elapsed_s() - job.lost_s, None

@@ -11,11 +11,11 @@ from mlora_ray.policies.models.step_time_fit import Timing
 from mlora_ray.types import Ack, HostInfo, HostReport, HostType, JobState, Progress
 from mlora_ray.types.records import JobRecord
 
-QUEUE = ""  # `Job.goes_to`: back into the queue, whoever takes it
+QUEUE = ""  # `JobEntry.goes_to`: back into the queue, whoever takes it
 
 
 @dataclass(slots=True)
-class Job:
+class JobEntry:
     """The mirror of one job's row, and what is known beyond it."""
 
     record: JobRecord
@@ -44,7 +44,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Host:
+class HostEntry:
     """A living host and what waits to be told to it."""
 
     info: HostInfo
@@ -60,48 +60,48 @@ class Host:
         return "draining" if self.is_draining else "alive"
 
 
-class Jobs:
+class JobTable:
     """All jobs by name; those not at an end, and those on each host, without a search."""
 
     def __init__(self) -> None:
-        self._all: dict[str, Job] = {}
-        self._open: dict[str, Job] = {}
-        self._on: dict[str, dict[str, Job]] = {}
+        self._all: dict[str, JobEntry] = {}
+        self._open: dict[str, JobEntry] = {}
+        self._on: dict[str, dict[str, JobEntry]] = {}
 
-    def put(self, job: Job) -> None:
+    def put(self, job: JobEntry) -> None:
         if before := self._all.get(job.name):
             self._on.get(before.record.host, {}).pop(job.name, None)
         self._all[job.name] = job
         self._list(job)
 
-    def change(self, job: Job, **values: object) -> None:
+    def change(self, job: JobEntry, **values: object) -> None:
         """Change fields of the job's record."""
         self.mirror(job, dataclasses.replace(job.record, **values))  # type: ignore[arg-type]
 
-    def mirror(self, job: Job, record: JobRecord) -> None:
+    def mirror(self, job: JobEntry, record: JobRecord) -> None:
         """The job's record is this one now."""
         self._on.get(job.record.host, {}).pop(job.name, None)
         job.record = record
         self._list(job)
 
-    def __getitem__(self, name: str) -> Job:
+    def __getitem__(self, name: str) -> JobEntry:
         return self._all[name]
 
-    def get(self, name: str) -> Job | None:
+    def get(self, name: str) -> JobEntry | None:
         return self._all.get(name)
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[JobEntry]:
         return iter(self._all.values())
 
-    def named(self, names: Sequence[str]) -> list[Job]:
+    def named(self, names: Sequence[str]) -> list[JobEntry]:
         """Those of `names`, or all."""
         return [self._all[n] for n in names] if names else list(self._all.values())
 
-    def open(self) -> Collection[Job]:
+    def open(self) -> Collection[JobEntry]:
         """Those not at an end."""
         return self._open.values()
 
-    def on(self, host: str) -> list[Job]:
+    def on(self, host: str) -> list[JobEntry]:
         """Those of a host that are not at an end."""
         return list(self._on.get(host, {}).values())
 
@@ -109,7 +109,7 @@ class Jobs:
         """Those that open jobs are on."""
         return {host for host, held in self._on.items() if held}
 
-    def _list(self, job: Job) -> None:
+    def _list(self, job: JobEntry) -> None:
         if job.record.state.is_final:
             self._open.pop(job.name, None)
             return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mlora_ray.control.jobs.state import Host
+from mlora_ray.control.jobs.state import HostEntry
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.models.step_time_fit import Learned, learn, predicted_s, rows_since
+from mlora_ray.policies.models.step_time_fit import StepTimeFit, learn, predicted_s, rows_since
 from mlora_ray.types import HostReport, LearnedStepTime
 
 
@@ -13,16 +13,16 @@ class StepLearner:
 
     def __init__(self, profiles: StepTimes | None) -> None:
         self._profiles = profiles
-        self._learned: dict[tuple[str, str], Learned] = {}
+        self._learned: dict[tuple[str, str], StepTimeFit] = {}
 
-    def take(self, host: Host, report: HostReport) -> None:
+    def take(self, host: HostEntry, report: HostReport) -> None:
         """Rows that the host has run since the report that it is known by."""
         rows = rows_since(host.report.rows, report.rows)
         if rows.num_rows <= 0:
             return
         base, device_type = key = (host.info.base, host.info.device_type)
         profile = self._profiles.measured(*key) if self._profiles else None
-        before = self._learned.get(key, Learned())
+        before = self._learned.get(key, StepTimeFit())
         host.timing = host.timing.after(rows, predicted_s(rows, before.published, profile))
         self._learned[key] = learn(before, rows, base, device_type, report.row_tokens, profile)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mlora_ray.control.jobs.state import Host, Job, Jobs
+from mlora_ray.control.jobs.state import HostEntry, JobEntry, JobTable
 from mlora_ray.types import AdapterView, HostReport, HostView, JobState
 from mlora_ray.types.status import JobStatus, RunStatus
 
 
-def host_views(hosts: Mapping[str, Host], jobs: Jobs) -> tuple[HostView, ...]:
+def host_views(hosts: Mapping[str, HostEntry], jobs: JobTable) -> tuple[HostView, ...]:
     """Living hosts.
 
     A host pages between its adapters by itself, so none has a bound (`free_bytes` 0); an adapter that is larger than
@@ -35,13 +35,13 @@ def host_views(hosts: Mapping[str, Host], jobs: Jobs) -> tuple[HostView, ...]:
     )
 
 
-def adapter_views(jobs: Iterable[Job], now_s: float) -> tuple[AdapterView, ...]:
+def adapter_views(jobs: Iterable[JobEntry], now_s: float) -> tuple[AdapterView, ...]:
     """Jobs that are not at an end; one that waits for its storage is not yet there."""
     return tuple(_adapter_view(j) for j in jobs if j.waits_until_s <= now_s)
 
 
 def run_status(
-    jobs: Collection[Job], reports: Sequence[HostReport], elapsed_s: float, phase: str, error: str
+    jobs: Collection[JobEntry], reports: Sequence[HostReport], elapsed_s: float, phase: str, error: str
 ) -> RunStatus:
     """These jobs; tokens of failed and cancelled ones are no part of what is to be done, nor is other hosts' rate."""
     statuses = tuple(_job_status(j) for j in jobs)
@@ -62,7 +62,7 @@ def run_status(
     )
 
 
-def _adapter_view(job: Job) -> AdapterView:
+def _adapter_view(job: JobEntry) -> AdapterView:
     record, spec = job.record, job.record.spec
     return AdapterView(
         id=job.name,
@@ -84,7 +84,7 @@ def _adapter_view(job: Job) -> AdapterView:
     )
 
 
-def _job_status(job: Job) -> JobStatus:
+def _job_status(job: JobEntry) -> JobStatus:
     record, now = job.record, job.progress
     is_live = now is not None and not record.state.is_final and now.epoch == record.epoch
     return JobStatus(

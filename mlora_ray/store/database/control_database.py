@@ -21,7 +21,7 @@ from mlora_ray.store.database.tables import BundleRow, EventRow, HostRow, JobRow
 from mlora_ray.store.database.transactions import Transactions
 from mlora_ray.types import BundleReport, FailureReport, HostInfo, HostSettings, JobSpec, JobState, StepReport
 from mlora_ray.types.database_url import shown
-from mlora_ray.types.records import Commit, Event, HostRecord, JobRecord, Machine, Ownership
+from mlora_ray.types.records import Commit, Event, HostRecord, JobRecord, Machine, Reassignment
 
 
 class ControlDatabase:
@@ -167,7 +167,7 @@ class ControlDatabase:
         with self._writing() as session:
             jobs.refresh_specs(session, specs)
 
-    def change_hands(self, changes: Iterable[Ownership], at_s: float, kind: str) -> list[str]:
+    def change_hands(self, changes: Iterable[Reassignment], at_s: float, kind: str) -> list[str]:
         """Bump the epoch of each job that still has the one named; answers the names that were changed."""
         with self._writing() as session:
             return jobs.change_hands(session, changes, at_s, kind)

@@ -12,7 +12,7 @@ from mlora_ray.errors import DatabaseError
 from mlora_ray.store.database.mapping import FINAL_STATES
 from mlora_ray.store.database.tables import EventRow, JobRow
 from mlora_ray.types import JobSpec, JobState, serialization
-from mlora_ray.types.records import Ownership
+from mlora_ray.types.records import Reassignment
 
 NAMES_AT_ONCE = 500  # in one query: SQLite has had a limit of 999 values
 
@@ -45,7 +45,7 @@ def owned(name: str, epoch: int) -> tuple[ColumnElement[bool], ...]:
     return JobRow.name == name, JobRow.epoch == epoch, JobRow.state.not_in(FINAL_STATES)
 
 
-def change_hands(session: Session, changes: Iterable[Ownership], at_s: float, kind: str) -> list[str]:
+def change_hands(session: Session, changes: Iterable[Reassignment], at_s: float, kind: str) -> list[str]:
     """In order. Read once and written once: a lost host's jobs, or thousands of new ones, change hands together."""
     changes = list(changes)
     epochs = {name: epoch for name, (epoch, _) in open_steps(session, [c.job for c in changes]).items()}

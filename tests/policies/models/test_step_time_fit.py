@@ -14,7 +14,7 @@ from mlora_ray.policies.models.step_time_fit import (
     HALF_ROWS,
     MIN_ROWS,
     SHAPE,
-    Learned,
+    StepTimeFit,
     added,
     fitted,
     learn,
@@ -39,7 +39,7 @@ def made(seed: int, num: int, truth: tuple[float, float, float] = TRUTH, noise: 
     return total
 
 
-def told(state: Learned, rows: RowStats, profile: StepTimeModel | None = None) -> Learned:
+def told(state: StepTimeFit, rows: RowStats, profile: StepTimeModel | None = None) -> StepTimeFit:
     return learn(state, rows, "b", "cpu", ROW, profile)
 
 
@@ -49,7 +49,7 @@ def model(learned: LearnedStepTime | None) -> StepTimeModel:
 
 
 def test_a_machine_is_found_again() -> None:
-    state = told(Learned(), made(0, 600))
+    state = told(StepTimeFit(), made(0, 600))
     assert state.published is not None
     found = state.published
     assert (found.start_s, found.token_s, found.adapter_s) == pytest.approx(TRUTH, rel=0.15)
@@ -60,7 +60,7 @@ def test_a_machine_is_found_again() -> None:
 
 
 def test_rows_that_are_all_alike_are_met_and_the_rest_is_filled_in_as_where_nothing_is_known() -> None:
-    state, row = Learned(), row_stats(1000, 8, 8000, 1.0)
+    state, row = StepTimeFit(), row_stats(1000, 8, 8000, 1.0)
     for _ in range(100):
         state = told(state, row)
     assert model(state.published).step_s(1000, 8) == pytest.approx(1.0, rel=1e-3)
@@ -69,7 +69,7 @@ def test_rows_that_are_all_alike_are_met_and_the_rest_is_filled_in_as_where_noth
 
 
 def test_nothing_is_published_early_or_twice() -> None:
-    early = told(Learned(), made(0, MIN_ROWS - 1))
+    early = told(StepTimeFit(), made(0, MIN_ROWS - 1))
     assert early.published is None
     first = told(early, made(1, 1)).published
     assert first is not None
@@ -87,7 +87,7 @@ def test_nothing_is_published_early_or_twice() -> None:
 
 def test_a_machine_that_slows_down_is_followed_and_its_drift_is_seen() -> None:
     slow = (2 * TRUTH[0], 2 * TRUTH[1], 2 * TRUTH[2])
-    state = told(Learned(), made(0, 300))
+    state = told(StepTimeFit(), made(0, 300))
     state = told(state, made(1, 100))
     assert state.timing.drift == pytest.approx(1.0, abs=0.05)
     state = told(state, made(2, 20, slow))
@@ -100,7 +100,7 @@ def test_a_machine_that_slows_down_is_followed_and_its_drift_is_seen() -> None:
 
 def test_a_profile_is_what_drift_is_measured_against() -> None:
     profile = StepTimeModel(id="p", layer_points=((100.0, 0.15), (1000.0, 1.05)), per_adapter_s=0.01, token_budget=2048)
-    state = told(Learned(), made(0, 100), profile)
+    state = told(StepTimeFit(), made(0, 100), profile)
     assert state.published is not None
     assert state.published.drift == pytest.approx(1.0, abs=0.05)
     for seed in range(1, 30):
@@ -122,7 +122,7 @@ def test_no_coefficient_is_below_zero_and_a_row_never_takes_nothing(rows: list[t
     found = fitted(total)
     assert min(found) >= 0
     assert found[0] + found[1] > 0
-    state = told(Learned(), added(total, total, 40.0))
+    state = told(StepTimeFit(), added(total, total, 40.0))
     if state.published is not None:
         assert model(state.published).step_s(100.0, 1) > 0
 

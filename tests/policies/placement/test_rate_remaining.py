@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from mlora_ray.policies.contract import load_policy, validate_actions
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.colocation_group import Group, Member
+from mlora_ray.policies.placement.colocation_group import ColocationGroup, Member
 from mlora_ray.policies.placement.job_value import WorthSettings
-from mlora_ray.policies.placement.rate_remaining import Ours, OursSettings
-from mlora_ray.policies.placement.slowest_percentile import Tail
+from mlora_ray.policies.placement.rate_remaining import OursSettings, RateRemaining
+from mlora_ray.policies.placement.slowest_percentile import SlowestPercentile
 from mlora_ray.types import AdapterView, ClusterView, HostView, JobState, Migrate, Pause, Place, PolicyState
 from tests.builders.views import STEPS, adapter, decide, hosts, view
 
-OURS = Ours(STEPS)
+OURS = RateRemaining(STEPS)
 
 
-def ours(**values: object) -> Ours:
-    return Ours(STEPS, OursSettings(worth=WorthSettings(**values)))  # type: ignore[arg-type]
+def ours(**values: object) -> RateRemaining:
+    return RateRemaining(STEPS, OursSettings(worth=WorthSettings(**values)))  # type: ignore[arg-type]
 
 
 def test_small_steps_share_and_full_ones_take_turns_by_what_is_left() -> None:
@@ -59,8 +59,8 @@ def test_who_may_be_among_the_slowest_is_hardly_slowed() -> None:
     """450 tokens of a long job beside 150 of a short one: 62 ms, 1.2 times as slow."""
     long, short = adapter("l", left_s=50_000, host="h0", step_tokens=450), adapter("s", left_s=1000, step_tokens=150)
     others = [adapter(f"o{at}", left_s=10, state=JobState.PAUSED) for at in range(3)]
-    tight = Ours(STEPS, OursSettings(is_preempting=False))
-    loose = Ours(STEPS, OursSettings(is_preempting=False, worth=WorthSettings(tight_slowdown=4.0)))
+    tight = RateRemaining(STEPS, OursSettings(is_preempting=False))
+    loose = RateRemaining(STEPS, OursSettings(is_preempting=False, worth=WorthSettings(tight_slowdown=4.0)))
     assert decide(loose, view(hosts(1), long, short, *others)) == {"s": ("h0",)}
     assert decide(tight, view(hosts(1), long, short, *others)) == {}
 
@@ -68,7 +68,7 @@ def test_who_may_be_among_the_slowest_is_hardly_slowed() -> None:
 def test_priority_deadline_promise_and_age_move_an_adapter_up() -> None:
     first, second = adapter("a", left_s=1000), adapter("b", left_s=1500)
 
-    def chosen(policy: Ours, *adapters: AdapterView, now_s: float = 1000.0) -> str:
+    def chosen(policy: RateRemaining, *adapters: AdapterView, now_s: float = 1000.0) -> str:
         return next(iter(decide(policy, view(hosts(1), *adapters, now_s=now_s))))
 
     assert chosen(OURS, first, second) == "a"
@@ -131,7 +131,7 @@ def test_whoever_is_on_a_draining_host_leaves() -> None:
 
 
 def test_groups_add_up_and_seed_and_add_is_the_best_of_all_subsets() -> None:
-    group = Group("h", STEPS.default)
+    group = ColocationGroup("h", STEPS.default)
     members = [_member(f"m{at}", tokens, left) for at, (tokens, left) in enumerate([(100, 50), (300, 900), (200, 10)])]
     for one in members:
         group.add(one)
@@ -156,11 +156,11 @@ def test_the_tail_follows_who_comes_and_goes() -> None:
     short = [adapter(f"s{at}", submitted_s=float(at)) for at in range(99)]
     long = adapter("l", submitted_s=99.0)
     seen = view((), *short, long)
-    tail = Tail(PolicyState(), seen, {**{a.id: 10.0 for a in short}, "l": 500.0})
+    tail = SlowestPercentile(PolicyState(), seen, {**{a.id: 10.0 for a in short}, "l": 500.0})
     assert tail.limit_s == 10.0, "a hundredth of 100 is one: the second slowest"
     later = view((), *short)
-    tail = Tail(tail.state(), later, {a.id: 10.0 for a in short})
-    again = Tail(tail.state(), later, {**{a.id: 10.0 for a in short}, "s5": 700.0})
+    tail = SlowestPercentile(tail.state(), later, {a.id: 10.0 for a in short})
+    again = SlowestPercentile(tail.state(), later, {**{a.id: 10.0 for a in short}, "s5": 700.0})
     assert again.limit_s == 500.0
     assert again.pressure("s5") == pytest.approx(1.4)
     assert dict(again.state().items)["count"] == 100

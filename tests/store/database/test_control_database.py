@@ -13,7 +13,7 @@ from mlora_ray.errors import BaseDiffers, DatabaseError
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import BundleReport, FailureReport, HostInfo, HostSettings, JobSpec, JobState
 from mlora_ray.types.job_identity import spec_differences
-from mlora_ray.types.records import Commit, Event, Machine, Ownership
+from mlora_ray.types.records import Commit, Event, Machine, Reassignment
 from tests.conftest import BASE, make_spec, make_step
 
 
@@ -44,7 +44,7 @@ def test_names_are_taken_once(database: ControlDatabase) -> None:
 
 
 def test_commit_moves_the_job_on(database: ControlDatabase) -> None:
-    database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 1.0, "placed")
+    database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 1.0, "placed")
     assert database.commit_bundle(bundle("a", 1, 1, 3), 2.0) is Commit.COMMITTED
     assert database.commit_bundle(bundle("a", 1, 4, 10, is_final=True), 3.0) is Commit.COMMITTED
     job = database.jobs()[0]
@@ -54,8 +54,8 @@ def test_commit_moves_the_job_on(database: ControlDatabase) -> None:
 
 
 def test_a_fenced_owner_commits_nothing(database: ControlDatabase) -> None:
-    database.change_hands([Ownership("a", 0, JobState.PLACED, "old")], 1.0, "placed")
-    database.change_hands([Ownership("a", 1, JobState.PLACED, "new")], 2.0, "placed")
+    database.change_hands([Reassignment("a", 0, JobState.PLACED, "old")], 1.0, "placed")
+    database.change_hands([Reassignment("a", 1, JobState.PLACED, "new")], 2.0, "placed")
     assert database.commit_bundle(bundle("a", 1, 1, 3), 3.0) is Commit.STALE
     assert not database.commit_failure(FailureReport(job="a", epoch=1, step=0, error="x"), 3.0)
     assert database.steps("a") == []
@@ -72,13 +72,13 @@ def test_the_same_report_twice_is_one_commit(database: ControlDatabase) -> None:
 def test_an_ended_job_takes_nothing_more(database: ControlDatabase) -> None:
     assert database.commit_failure(FailureReport(job="a", epoch=0, step=0, error="nan"), 1.0)
     assert database.commit_bundle(bundle("a", 0, 1, 3), 2.0) is Commit.STALE
-    assert database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 3.0, "placed") == []
+    assert database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 3.0, "placed") == []
     assert database.jobs()[0].error == "nan"
 
 
 def test_steps_that_a_moved_state_brings_again_are_committed_once(database: ControlDatabase) -> None:
     assert database.commit_bundle(bundle("a", 0, 1, 3), 1.0) is Commit.COMMITTED
-    database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 1.5, "moved")
+    database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 1.5, "moved")
     assert database.commit_bundle(bundle("a", 1, 2, 6), 2.0) is Commit.COMMITTED
     assert [(s, e) for s, e in database.steps("a")] == [(make_step("a", s), s > 3) for s in range(1, 7)]
     assert database.jobs()[0].num_tokens == 48
@@ -197,8 +197,8 @@ def test_the_first_numerics_are_the_machine(database: ControlDatabase) -> None:
 
 
 def test_jobs_keep_the_numerics_they_began_on(database: ControlDatabase) -> None:
-    database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 1.0, "placed")
-    database.change_hands([Ownership("b", 0, JobState.MIGRATING, "h")], 1.0, "moved")
+    database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 1.0, "placed")
+    database.change_hands([Reassignment("b", 0, JobState.MIGRATING, "h")], 1.0, "moved")
     assert database.jobs()[0].numerics == ""
     database.start_jobs([("a", 1), ("b", 0)], "n1")
     a, b = database.jobs()
@@ -213,7 +213,7 @@ def test_jobs_keep_the_numerics_they_began_on(database: ControlDatabase) -> None
 
 def test_commands_of_users_fence_owners_off(database: ControlDatabase) -> None:
     database.add_jobs([make_spec("c"), make_spec("d")], 1.0)
-    database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 1.0, "placed")
+    database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 1.0, "placed")
     database.commit_bundle(bundle("b", 0, 1, 10, is_final=True), 1.0)
     database.commit_failure(FailureReport(job="c", epoch=0, step=0, error="nan"), 1.0)
     assert database.pause(["d", "a", "b", "c", "unknown"], 2.0) == ["d", "a"]

@@ -18,7 +18,7 @@ from mlora_ray.store.database.connections import open_engine
 from mlora_ray.store.database.control_database import ControlDatabase, lease
 from mlora_ray.store.database.tables import LeaseRow, Table
 from mlora_ray.types import BundleReport, FailureReport, HostSettings, JobState
-from mlora_ray.types.records import Commit, Event, Machine, Ownership
+from mlora_ray.types.records import Commit, Event, Machine, Reassignment
 from tests.conftest import BASE, make_spec, make_step
 from tests.postgres import PostgresServer
 from tests.store.database.test_control_database import host_info
@@ -37,7 +37,7 @@ WRITES: dict[str, Callable[[ControlDatabase], object]] = {
     "set_host_state": lambda d: d.set_host_state("cpu-0", "gone", 1.0),
     "add_jobs": lambda d: d.add_jobs([make_spec("z")], 1.0),
     "refresh_specs": lambda d: d.refresh_specs([make_spec("a", steps=99)]),
-    "change_hands": lambda d: d.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 1.0, "placed"),
+    "change_hands": lambda d: d.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 1.0, "placed"),
     "start_jobs": lambda d: d.start_jobs([("a", 0)], "n"),
     "queue": lambda d: d.queue(["b"], 1.0),
     "pause": lambda d: d.pause(["a"], 1.0),

@@ -24,7 +24,7 @@ from mlora_ray.errors import LeaseLost
 from mlora_ray.store.database.connections import open_engine
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import BundleReport, FailureReport, JobState, StepReport
-from mlora_ray.types.records import Commit, Ownership
+from mlora_ray.types.records import Commit, Reassignment
 from tests.conftest import make_spec, make_step
 from tests.postgres import PostgresServer
 
@@ -124,7 +124,7 @@ class Lives(RuleBasedStateMachine):
     def hand(self, service: int, name: str, off: int, state: JobState, host: str) -> None:
         job = self.jobs.get(name, ModelJob())
         host = host if state in OWNED else ""
-        change = Ownership(name, job.epoch + off, state, host)
+        change = Reassignment(name, job.epoch + off, state, host)
         done, changed = self.write(self.who(service), lambda d: d.change_hands([change], self.now_s, "moved"))
         if done:
             is_due = name in self.jobs and off == 0 and not job.state.is_final
@@ -318,7 +318,7 @@ BROKEN = {
 def test_the_check_sees_what_is_broken(database_url: str, statement: str) -> None:
     database = ControlDatabase(database_url)
     database.add_jobs([make_spec("a")], 1.0)
-    database.change_hands([Ownership("a", 0, JobState.PLACED, "h")], 1.0, "placed")
+    database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 1.0, "placed")
     steps = tuple(make_step("a", s) for s in (1, 2, 3))
     report = BundleReport(job="a", epoch=1, step=3, bundle_uri="u", sha256="s", steps=steps)
     database.commit_bundle(report, 2.0, "h")
@@ -340,7 +340,7 @@ def test_the_check_sees_life_after_the_end(database_url: str) -> None:
     with engine.execution_options(is_writing=True).begin() as connection:
         connection.exec_driver_sql("UPDATE jobs SET state = 'QUEUED'")
     engine.dispose()
-    database.change_hands([Ownership("a", 1, JobState.PLACED, "h")], 3.0, "placed")
+    database.change_hands([Reassignment("a", 1, JobState.PLACED, "h")], 3.0, "placed")
     with pytest.raises(AssertionError, match=r"placed \(event 2\) after it had cancelled"):
         database.check_integrity()
     database.close()
