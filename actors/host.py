@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class HostActor:
-    """Answers at once; but `describe` waits for the base, `hand_over` and `cross_evaluate` for a step boundary."""
+    """Answers at once; but `describe` waits for the base, `release_state` and `cross_evaluate` for a step boundary."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
@@ -54,13 +54,13 @@ class HostActor:
         self._hosting.acknowledge(tick.acks)
         self._hosting.assign(tick.assignments)
         self._hosting.release(tick.releases)
-        self._hosting.own(tick.owned)
+        self._hosting.set_ownership(tick.owned)
         report: HostReport = self._hosting.report()
         return report
 
-    def hand_over(self, job: str, epoch: int, timeout_s: float) -> MovedState:
+    def release_state(self, job: str, epoch: int, timeout_s: float) -> MovedState:
         """Let an adapter go; its state travels to the host that is waiting for it."""
-        moved: MovedState = self._hosting.call(lambda: self._hosting.hand_over(job, epoch)).result(timeout_s)
+        moved: MovedState = self._hosting.call(lambda: self._hosting.release_state(job, epoch)).result(timeout_s)
         return moved
 
     def receive(self, assignment: Assignment, moved: MovedState, timeout_s: float) -> None:

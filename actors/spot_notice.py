@@ -81,11 +81,7 @@ def watch(
     while True:
         try:
             leaves_at_s = metadata.leaves_at_s(clock())
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-        ) as error:  # the service is there: a poll that failed is followed by the next
+        except (OSError, ValueError, KeyError) as error:  # the next poll follows
             log.warning("event=metadata_failed error=%r", error)
             leaves_at_s = None
         if leaves_at_s is not None:

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from mlora_ray.actors.host_connection import RayHostConnection
 from mlora_ray.types import Assignment, HostSettings
 
-HAND_OVER_TIMEOUT_S = 60.0  # it waits for the end of a step; a source that dies or hangs is seen sooner, by its ticks
+RELEASE_TIMEOUT_S = 60.0  # it waits for the end of a step; a source that dies or hangs is seen sooner, by its ticks
 MOVE_TIMEOUT_S = 65.0
 NODES_EVERY_S = 1.0
 
@@ -26,8 +26,8 @@ class RayMove:
     """A state on its way from one host actor to another; it passes through the object store only."""
 
     def __init__(self, source: Any, target: Any, assignment: Assignment, old_epoch: int) -> None:
-        moved = source.hand_over.remote(assignment.spec.name, old_epoch, HAND_OVER_TIMEOUT_S)
-        self._received = target.receive.remote(assignment, moved, HAND_OVER_TIMEOUT_S)
+        moved = source.release_state.remote(assignment.spec.name, old_epoch, RELEASE_TIMEOUT_S)
+        self._received = target.receive.remote(assignment, moved, RELEASE_TIMEOUT_S)
         self._began_s = time.monotonic()
 
     def outcome(self) -> str | None:

@@ -1,1 +1,1 @@
-"""Benchmarks: one script a question. Each prints a table, and with `--json` the command, commit, machine and rows."""
+"""One script a question; JSON out. May import any room."""

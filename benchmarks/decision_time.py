@@ -27,7 +27,7 @@ WIDTHS, SHARES = (1, 2, 4, 8), (0.964, 0.004, 0.018, 0.014)  # Philly's
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", default="ours")
+    parser.add_argument("--policy", default="rate-remaining")
     parser.add_argument("--profile", default="h100-llama-3.1-8b")
     parser.add_argument("--adapters", type=int, default=10_000)
     parser.add_argument("--hosts", type=int, default=128)

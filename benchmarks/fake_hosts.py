@@ -134,7 +134,7 @@ class FakeHost:
             num_steps=self.num_steps,
         )
 
-    def let_go(self, job: str) -> _Training:
+    def drop(self, job: str) -> _Training:
         """For a move, with every step that is not acknowledged. Raises HostGone when it is not here."""
         if self.is_dead or job not in self._jobs:
             raise HostGone(f"{job} is not on {self.settings.id}")
@@ -216,7 +216,7 @@ class FakeTransport:
 
     def move(self, source: FakeHost, target: FakeHost, assignment: Assignment, old_epoch: int) -> _Move:
         try:
-            target.take(assignment, source.let_go(assignment.spec.name))
+            target.take(assignment, source.drop(assignment.spec.name))
         except HostGone as error:
             return _Move(str(error))
         return _Move("")

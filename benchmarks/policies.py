@@ -18,7 +18,16 @@ from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.policies.models.step_time import StepTimeModel, StepTimes
 from mlora_ray.simulate.metrics import geometric_mean
 from mlora_ray.simulate.run import read_lengths
-from mlora_ray.simulate.sweep import ALL_POLICIES, Run, SweepSettings, as_lines, expand, from_line, run_sweep, table
+from mlora_ray.simulate.sweep import (
+    ALL_POLICIES,
+    SimulationRun,
+    SweepSettings,
+    as_lines,
+    expand,
+    from_line,
+    run_sweep,
+    table,
+)
 from mlora_ray.simulate.traces import DAY_S, filter_rows, read_trace
 from mlora_ray.simulate.workload import WorkloadSettings
 
@@ -38,7 +47,7 @@ def main() -> None:
         print(line)
 
 
-def common(runs: Sequence[Run]) -> list[Run]:
+def common(runs: Sequence[SimulationRun]) -> list[SimulationRun]:
     """Only the windows that every policy of a cell has run on: nobody is compared on others' windows."""
     names: dict[tuple[float, float], set[str]] = {}
     ran: dict[tuple[float, float, int], set[str]] = {}

@@ -32,7 +32,7 @@ from mlora_ray.simulate.workload import WorkloadSettings, make_window
 from mlora_ray.types import AutoscaleSettings, BaseSpec, HostType, JobSpec, LoraSpec, RowsRef, TrainSpec
 
 BASE, DTYPE = "tiny-llama", "float32"
-POLICIES = ("independent", "tlora", "ours")  # independent: first come first served, a host each
+POLICIES = ("independent", "tlora", "rate-remaining")  # independent: first come first served, a host each
 NUM_JOBS, NUM_HOSTS, LOAD, STEP_TOKENS, JOB_S, SEED = 30, 2, 1.2, 200.0, 8.0, 5
 TICK_S = 0.25
 PROBE_STEPS = 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, cast
 
@@ -41,10 +42,15 @@ POLICIES = {
     "tlora-1.3": "mlora_ray.policies.placement.tlora:TloraTight",
     "tlora-2.0": "mlora_ray.policies.placement.tlora:TloraLoose",
     "tlora": "mlora_ray.policies.placement.tlora:TloraLoose",
-    "ours": "mlora_ray.policies.placement.rate_remaining:RateRemaining",
+    "rate-remaining": "mlora_ray.policies.placement.rate_remaining:RateRemaining",
     "on-time": "mlora_ray.policies.spot.on_time:OnTime",
-    "ours-no-fusion": "mlora_ray.policies.placement.rate_remaining:RateRemainingNoFusion",
-    "ours-no-preemption": "mlora_ray.policies.placement.rate_remaining:RateRemainingNoPreemption",
+    "rate-remaining-no-fusion": "mlora_ray.policies.placement.rate_remaining:RateRemainingNoFusion",
+    "rate-remaining-no-preemption": "mlora_ray.policies.placement.rate_remaining:RateRemainingNoPreemption",
+}
+RENAMED = {
+    "ours": "rate-remaining",
+    "ours-no-fusion": "rate-remaining-no-fusion",
+    "ours-no-preemption": "rate-remaining-no-preemption",
 }
 
 
@@ -72,8 +78,11 @@ def load_policy(
 ) -> Policy:
     """The policy of that name, or of `module:Class`; one that takes `step_times` or `tenant_shares` gets them.
 
-    Raises ValueError when there is none.
+    Raises ValueError when there is none. A name of an earlier release still works, with a FutureWarning.
     """
+    if name in RENAMED:
+        warnings.warn(f"policy {name!r} is called {RENAMED[name]!r} now", FutureWarning, stacklevel=2)
+        name = RENAMED[name]
     target = POLICIES.get(name, name)
     module, _, attribute = target.partition(":")
     if not attribute:

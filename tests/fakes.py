@@ -140,7 +140,7 @@ class FakeHost:
             return
         self._trainings[name] = _Training(assignment, step, [])
 
-    def hand_over(self, job: str, epoch: int) -> MovedState:
+    def release_state(self, job: str, epoch: int) -> MovedState:
         self._check()
         held = self._trainings.get(job)
         if held is None or held.assignment.epoch != epoch or self.is_hung:
@@ -258,7 +258,7 @@ class FakeMove:
         if self.num_asked < 2:
             return None
         try:
-            self.target.receive(self.assignment, self.source.hand_over(self.assignment.spec.name, self.old_epoch))
+            self.target.receive(self.assignment, self.source.release_state(self.assignment.spec.name, self.old_epoch))
         except HostGone as error:
             return str(error)
         return ""

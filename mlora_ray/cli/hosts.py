@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlora_ray.actors.connect import find_service, on_cluster
 from mlora_ray.display.console import print_json, say
-from mlora_ray.display.host_table import COLUMNS, NODE_CHARACTERS, _whole, host_cells
+from mlora_ray.display.host_table import COLUMNS, NODE_CHARACTERS, host_cells, whole_line
 from mlora_ray.display.tables import print_table
 from mlora_ray.errors import command_line_mistake
 from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
@@ -23,7 +23,7 @@ def show_hosts(address: str, service_name: str, is_gone_included: bool, as_json:
         print_json({"hosts": [dataclasses.asdict(host) for host in hosts]})
     elif hosts:
         print_table(out, COLUMNS, [host_cells(host) for host in hosts])
-        say(out, _whole(hosts))
+        say(out, whole_line(hosts))
     else:
         say(out, "no hosts: there is no work, or they are not wanted yet (see `mlora-ray events`)")
     return EXIT_SUCCEEDED

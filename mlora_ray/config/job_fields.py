@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mlora_ray.config.field_types import MOST, Count, Number, Positive, Rate, Seed, Switch, Text, described
 
 INITS = ("gaussian", "orthogonal")
-SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 
 # Names of transformers, PEFT and other trainers, and what they are called here.
 SYNONYMS = {

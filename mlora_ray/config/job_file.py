@@ -23,7 +23,7 @@ DEFAULT_SEED = 42
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobEntry:
+class JobFileEntry:
     """One job as the file says it, defaults filled in. Paths are absolute, or `hub:owner/name#split`."""
 
     name: str
@@ -51,7 +51,7 @@ class JobFile:
     base: str
     dtype: str
     seed: int
-    jobs: tuple[JobEntry, ...]
+    jobs: tuple[JobFileEntry, ...]
     base_line: int = 0
     mistakes: tuple[Mistake, ...] = ()
 
@@ -101,7 +101,7 @@ class _JobFileReader:
             mistakes=tuple(sorted(self.fields.mistakes, key=lambda m: m.line)),
         )
 
-    def _job(self, value: Value, at: KeyPath, defaults: dict, seed: int) -> JobEntry | None:
+    def _job(self, value: Value, at: KeyPath, defaults: dict, seed: int) -> JobFileEntry | None:
         before = len(self.fields.mistakes)
         allowed = (*JOB_FIELDS, *JobOnlyFields.model_fields)
         own = self._fields_of(value, at, allowed)
@@ -117,7 +117,7 @@ class _JobFileReader:
             return None
         if held.get("max_steps"):
             held["num_epochs"] = 0.0
-        return JobEntry(
+        return JobFileEntry(
             name=only["name"],
             line=self.document.line(at),
             lora=LoraSpec(**{k: v for k, v in held.items() if k in LORA_NAMES}),

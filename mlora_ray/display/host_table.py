@@ -50,7 +50,7 @@ def host_cells(host: HostStatus) -> tuple[str, ...]:
     )
 
 
-def _whole(hosts: Sequence[HostStatus]) -> str:
+def whole_line(hosts: Sequence[HostStatus]) -> str:
     here = [host for host in hosts if host.state != "gone"]
     rate = show_rate(sum(host.tokens_per_s for host in here))
     spot = sum(host.is_spot for host in here)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlora_ray.data.tokenized_rows import Rows, token_outside
 from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
-from mlora_ray.engine.memory_budget import Budget
+from mlora_ray.engine.memory_budget import MemoryBudget
 from mlora_ray.errors import JobError
 from mlora_ray.kernels.attention import FLASH_FROM
 from mlora_ray.types import BUFFER_ROWS, JobSpec, MemoryModel
@@ -25,7 +25,9 @@ def check_job(base: Base, spec: JobSpec, rows: Rows, state: AdapterState | None)
         )
 
 
-def check_memory(base: Base, spec: JobSpec, rows: Rows, own_bytes: int, memory: MemoryModel, budget: Budget) -> None:
+def check_memory(
+    base: Base, spec: JobSpec, rows: Rows, own_bytes: int, memory: MemoryModel, budget: MemoryBudget
+) -> None:
     """Raises JobError where the job alone would take more than the limit, as measured: nothing cuts a row shorter.
 
     `own_bytes`: its state and its open step.

@@ -20,7 +20,7 @@ from mlora_ray.engine.evaluation import evaluate
 from mlora_ray.engine.executor import Raised, RowResult, try_row
 from mlora_ray.engine.gradient_buffers import ScratchPool, open_step_bytes
 from mlora_ray.engine.memory_budget import (
-    Budget,
+    MemoryBudget,
     detect_limit,
     free_unused,
     is_out_of_memory,
@@ -67,7 +67,7 @@ class Engine:
         """
         self.base = base
         limit = memory_limit_bytes or detect_limit(base.device.type)
-        self.budget: Budget = plan_budget(base, limit, adapter_memory_bytes, token_budget, memory)
+        self.budget: MemoryBudget = plan_budget(base, limit, adapter_memory_bytes, token_budget, memory)
         self._memory = memory
         self.row_tokens = self.budget.token_budget  # tokens of a packed row at most, within what memory allows
         self.last_row: RowFacts | None = None  # of the last `step`; None where no row ran through

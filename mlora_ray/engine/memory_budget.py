@@ -21,7 +21,7 @@ PROCESS_BYTES = 700 << 20  # Python, torch and transformers before the base, mea
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed", "bad_alloc")
 
 
-class Budget(NamedTuple):
+class MemoryBudget(NamedTuple):
     """What the memory limit buys."""
 
     limit_bytes: int
@@ -98,7 +98,7 @@ def head_bytes(base: Base) -> int:
     return base.context.tile * base.head_VD.shape[0] * (2 * base.head_VD.element_size() + 4)
 
 
-class Costs(NamedTuple):
+class MemoryCosts(NamedTuple):
     """What a process pays before the first adapter. Bytes."""
 
     process_bytes: int
@@ -106,18 +106,18 @@ class Costs(NamedTuple):
     token_bytes: float  # of a packed token in sequences as long as any whose scores attention keeps
 
 
-def costs_of(base: Base, memory: MemoryModel | None = None) -> Costs:
+def costs_of(base: Base, memory: MemoryModel | None = None) -> MemoryCosts:
     """As measured, the head's part within the process; bounds where nothing was measured."""
     if memory is not None:
         longest = min(FLASH_FROM - BUCKET, base.position_limit or FLASH_FROM)
-        return Costs(memory.fixed_bytes, 0, memory.token_bytes + memory.score_bytes * longest)
+        return MemoryCosts(memory.fixed_bytes, 0, memory.token_bytes + memory.score_bytes * longest)
     own = PROCESS_BYTES if base.device.type == "cpu" else 0
-    return Costs(own, head_bytes(base), activation_bytes_per_token(base))
+    return MemoryCosts(own, head_bytes(base), activation_bytes_per_token(base))
 
 
 def plan_budget(
     base: Base, limit_bytes: int, adapter_bytes: int = 0, token_budget: int = 0, memory: MemoryModel | None = None
-) -> Budget:
+) -> MemoryBudget:
     """Split `limit_bytes`, halving the row until two thirds are left for adapters. Raises MloraError."""
     own, head, per_token = costs_of(base, memory)
     left = limit_bytes - own - base.num_bytes - head
@@ -134,7 +134,7 @@ def plan_budget(
         )
     scratch = min(left // 4, max(SCRATCH_BYTES, base.num_bytes // 2))
     room = left - scratch
-    return Budget(
+    return MemoryBudget(
         limit_bytes,
         base.num_bytes,
         own,
@@ -145,7 +145,7 @@ def plan_budget(
     )
 
 
-def too_large(base: Base, tokens: int, used_bytes: int, budget: Budget) -> str:
+def too_large(base: Base, tokens: int, used_bytes: int, budget: MemoryBudget) -> str:
     """Why a nano-batch of `tokens` cannot be trained here, and what helps."""
     mib = 1 << 20
     need = (tokens * activation_bytes_per_token(base) + head_bytes(base)) / mib

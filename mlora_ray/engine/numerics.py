@@ -22,7 +22,7 @@ DECIDING = ("mlora-ray", "torch", "transformers", "numpy")
 CPU_FEATURES = ("amx_bf16", "amx_fp16", "amx_int8", "avx512_bf16", "avx512_fp16")
 
 
-class Difference(NamedTuple):
+class NumericsDifference(NamedTuple):
     """One fact: as it was recorded, and as it is here."""
 
     name: str
@@ -52,9 +52,13 @@ def recorded_facts(job: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def differences(recorded: Mapping[str, str], here: Mapping[str, str]) -> list[Difference]:
+def differences(recorded: Mapping[str, str], here: Mapping[str, str]) -> list[NumericsDifference]:
     """Every recorded fact that is another one here, in the recorded order."""
-    return [Difference(name, then, here.get(name, "")) for name, then in recorded.items() if here.get(name, "") != then]
+    return [
+        NumericsDifference(name, then, here.get(name, ""))
+        for name, then in recorded.items()
+        if here.get(name, "") != then
+    ]
 
 
 def numerics_of(facts: Mapping[str, str], threads: int) -> str:

@@ -1,1 +1,4 @@
-"""What a service answers over HTTP, run by Ray Serve."""
+"""Ray Serve applications over a running service: the status page.
+
+Imports actors.client. Read `status_page.py`.
+"""

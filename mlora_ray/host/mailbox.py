@@ -44,7 +44,7 @@ class Mailbox:
 
     # -- callers
 
-    def own(self, owned: frozenset[tuple[str, int]] | None) -> None:
+    def set_ownership(self, owned: frozenset[tuple[str, int]] | None) -> None:
         """What placement says this host owns; None: it says nothing of it."""
         with self._lock:
             self._owned = owned
@@ -129,7 +129,7 @@ class Mailbox:
             self._progress = {(p.job, p.epoch): p for p in [*map(_expected, waiting), *progress]}
             self._facts = facts
 
-    def disowned(self, held: Iterable[tuple[str, int]]) -> list[str]:
+    def fenced_jobs(self, held: Iterable[tuple[str, int]]) -> list[str]:
         """Names of those that another host owns by now, or nobody.
 
         Said twice: one statement may be older than an adapter that has just arrived.

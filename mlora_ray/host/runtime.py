@@ -85,9 +85,9 @@ class HostRuntime:
     def acknowledge(self, acks: tuple[Ack, ...]) -> None:
         self._mail.acknowledge(acks)
 
-    def own(self, owned: frozenset[tuple[str, int]] | None) -> None:
+    def set_ownership(self, owned: frozenset[tuple[str, int]] | None) -> None:
         """Let go of whatever else is here: it was fenced off while this host was out of touch."""
-        self._mail.own(owned)
+        self._mail.set_ownership(owned)
 
     def report(self) -> HostReport:
         """Unacknowledged reports and everybody's progress."""
@@ -96,7 +96,7 @@ class HostRuntime:
         return dataclasses.replace(answer, now_s=self._clock.now_s(), stalled_s=stalled_s)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run `cross_evaluate` or `hand_over` between two steps of the stepping thread."""
+        """Run `cross_evaluate` or `release_state` between two steps of the stepping thread."""
         return self._mail.call(function)
 
     def receive(self, assignment: Assignment, moved: MovedState) -> Future[None]:
@@ -108,8 +108,8 @@ class HostRuntime:
 
     def advance(self) -> bool:
         """Take orders, run one engine step, do what saving is due. False: nothing to do, see `wait`."""
-        for name in self._mail.disowned((h.name, h.assignment.epoch) for h in self._held.values()):
-            self._let_go(self._held[name])
+        for name in self._mail.fenced_jobs((h.name, h.assignment.epoch) for h in self._held.values()):
+            self._drop(self._held[name])
         self._take_orders()
         self._save_what_is_due()
         self._hold_who_is_ahead()
@@ -155,7 +155,7 @@ class HostRuntime:
             else:
                 order()
 
-    def hand_over(self, job: str, epoch: int) -> MovedState:
+    def release_state(self, job: str, epoch: int) -> MovedState:
         """Let an adapter go, with every step that is not acknowledged. Raises MloraError when it is not here."""
         held = self._held.get(job)
         if held is None or held.assignment.epoch != epoch:
@@ -163,7 +163,7 @@ class HostRuntime:
         state = self._engine.state(job)
         steps = (*self._mail.unacknowledged(job, epoch), *held.steps)
         moved = MovedState(job, state.step, state.to_arrays(), self._num_tokens(held), steps, self._clock.now_s())
-        self._let_go(held)
+        self._drop(held)
         return moved
 
     def _admit(self, assignment: Assignment, moved: MovedState | None = None) -> None:
@@ -172,7 +172,7 @@ class HostRuntime:
         if before and before.assignment.epoch >= assignment.epoch:
             return
         if before:
-            self._let_go(before)
+            self._drop(before)
         try:
             loaded = loading.load(self._engine, assignment, moved)
             self._engine.admit(spec, loaded.rows, loaded.eval_rows, loaded.state)
@@ -223,7 +223,7 @@ class HostRuntime:
     def _end_failed(self, held: HostedJob) -> None:
         kept = f"its last good bundle is step {held.saved_step}" if held.saved_uri else "it has no bundle"
         step = self._engine.progress(held.name).step
-        self._let_go(held)
+        self._drop(held)
         self._mail.report(_failure(held.assignment, step, f"{held.failure}; {kept}"))
         log.warning("failed job=%s host=%s step=%d error=%s", held.name, self._settings.id, step, held.failure)
 
@@ -270,7 +270,7 @@ class HostRuntime:
         if held.failure:
             self._end_failed(held)
         elif held.is_leaving or self._engine.is_done(held.name):
-            self._let_go(held)
+            self._drop(held)
 
     def _give_up(self, held: HostedJob, error: str) -> None:
         """Its state cannot be saved."""
@@ -307,7 +307,7 @@ class HostRuntime:
         """All that the adapter was trained on, here and before."""
         return held.tokens_before + self._engine.progress(held.name).num_tokens
 
-    def _let_go(self, held: HostedJob) -> None:
+    def _drop(self, held: HostedJob) -> None:
         del self._held[held.name]
         self._engine.evict(held.name)
         self._shown_at_s = -math.inf

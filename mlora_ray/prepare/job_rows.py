@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from mlora_ray.bases.linear_shapes import BaseShapes
-from mlora_ray.config.job_file import JobEntry, JobFile
+from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.data.readers import read_rows
 from mlora_ray.data.tokenization import Prepared, prepare_rows
 from mlora_ray.data.tokenized_rows import rows_sha256, to_bytes
@@ -21,12 +21,12 @@ RowsKey = tuple[str, int, bool]  # path, max_length, completion_only_loss
 OF_THE_FILE = ("file", "data set")  # fields of mistakes that the path in the job file may be the cause of
 
 
-def rows_key(job: JobEntry, path: str) -> RowsKey:
+def rows_key(job: JobFileEntry, path: str) -> RowsKey:
     """What decides the tokenised rows of one of a job's files."""
     return path, job.train.max_length, job.train.completion_only_loss
 
 
-def _paths(job: JobEntry) -> list[tuple[str, str]]:
+def _paths(job: JobFileEntry) -> list[tuple[str, str]]:
     """(field, path) of each file of a job."""
     return [(field, path) for field, path in (("train", job.train_path), ("eval", job.eval_path)) if path]
 
@@ -47,7 +47,7 @@ def reading_mistakes(job_file: JobFile) -> list[Mistake]:
     return found
 
 
-def in_job_file(mistake: Mistake, path: str, job: JobEntry, field: str) -> Mistake:
+def in_job_file(mistake: Mistake, path: str, job: JobFileEntry, field: str) -> Mistake:
     """The mistake at the job file's line of the field that can mend it; one of a row stays at the row."""
     if mistake.field in OF_THE_FILE and not mistake.line:
         value, allowed = mistake.value or mistake.file, mistake.allowed
@@ -72,7 +72,7 @@ class RowsOfJobs:
         self.mistakes: list[Mistake] = []
         self._failed: set[RowsKey] = set()
 
-    def prepare(self, job: JobEntry) -> None:
+    def prepare(self, job: JobFileEntry) -> None:
         """Rows of one job's files into `refs`, or its mistakes into `mistakes`."""
         for field, path in _paths(job):
             key = rows_key(job, path)

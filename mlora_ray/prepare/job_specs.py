@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlora_ray.bases.linear_shapes import BaseShapes, base_shapes
 from mlora_ray.bases.resolve import resolve_base
-from mlora_ray.config.job_file import JobEntry, JobFile
+from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.data import batch_sampler
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.prepare.job_rows import RowsKey, RowsOfJobs, reading_mistakes, rows_key
@@ -62,7 +62,7 @@ def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
         raise InputError([Mistake(file=base.path, field="base", value=base.name, allowed=allowed)]) from error
 
 
-def _job_spec(job: JobEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
+def _job_spec(job: JobFileEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
     train_rows = refs[rows_key(job, job.train_path)]
     return JobSpec(
         name=job.name,

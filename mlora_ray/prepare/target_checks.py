@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mlora_ray.bases import target_modules
 from mlora_ray.bases.linear_shapes import BaseShapes
-from mlora_ray.config.job_file import JobEntry, JobFile
+from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.errors import Mistake
 from mlora_ray.types import LoraSpec
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def target_mistakes(job_file: JobFile, shapes: BaseShapes) -> list[Mistake]:
     """Targets that match nothing, layers that do not exist, ranks above a dimension; each LoraSpec once."""
-    by_spec: dict[LoraSpec, list[JobEntry]] = {}
+    by_spec: dict[LoraSpec, list[JobFileEntry]] = {}
     for job in job_file.jobs:
         by_spec.setdefault(job.lora, []).append(job)
     found: list[Mistake] = []

@@ -1,1 +1,4 @@
-"""`mlora-ray profile`: measures step times and memory of a base on this machine and fits the models of both."""
+"""`mlora-ray profile`: step times and memory, measured and fitted.
+
+Imports engine and config. Read `run.py`.
+"""

@@ -1,4 +1,7 @@
-"""DIR/report.html: one self-contained page about one run. `report_data` reads, `figures` draws, `page` lays out."""
+"""The HTML page of a run, from its files.
+
+Imports store.run_files and display. Read `page.py`.
+"""
 
 from mlora_ray.report.page import write_report
 

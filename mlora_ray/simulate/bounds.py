@@ -24,11 +24,6 @@ def makespan_bound(jobs: Sequence[SimJob], num_hosts: int, step_times: StepTimes
     return max(at_best, *(j.submit_s - first + j.duration_s for j in jobs))
 
 
-def cost_bound(jobs: Sequence[SimJob], price_per_hour: float, step_times: StepTimes, device_type: str = "") -> float:
-    """All tokens at the best rate and the lowest price."""
-    return sum(_best_s(j, step_times, device_type) for j in jobs) / 3600.0 * price_per_hour
-
-
 def _best_s(job: SimJob, step_times: StepTimes, device_type: str) -> float:
     """Device seconds of a job at the best rate that any mix of adapters reaches."""
     model = step_times.of(job.base, device_type)

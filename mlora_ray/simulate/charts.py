@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 400
 MAX_STAYS = 4000  # bars of the Gantt chart
-INK_STYLE = (INK, 1.4, "-")
-STYLES = {"ours": (ACCENT, 2.4, "-"), "tlora": (WARM, 1.8, "-"), "tlora-1.3": (WARM, 1.3, "--")}
+STYLES = {"rate-remaining": (ACCENT, 2.4, "-"), "tlora": (WARM, 1.8, "-"), "tlora-1.3": (WARM, 1.3, "--")}
 STYLES |= {
     "tlora-2.0": (WARM, 1.8, "-"),
     "independent": (INK, 1.4, "-"),
-    "fifo": (INK, 1.4, "-"),
     "srpt": (MUTED, 1.6, "-"),
 }
 
@@ -93,4 +91,12 @@ def gantt_chart(outcome: Outcome, name: str) -> Markup:
 
 def _line(axes: Axes, policy: str, x: np.ndarray, y: np.ndarray) -> None:
     colour, width, style = STYLES.get(policy, (FAINT, 1.1, "-"))
-    axes.plot(x, y, color=colour, linewidth=width, linestyle=style, label=policy, zorder=4 if policy == "ours" else 2)
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linewidth=width,
+        linestyle=style,
+        label=policy,
+        zorder=4 if policy == "rate-remaining" else 2,
+    )

@@ -19,7 +19,7 @@ MAX_SHOWN = 20
 EXIT_DIFFERENT = 4
 
 
-class Difference(NamedTuple):
+class DecisionDifference(NamedTuple):
     """One decision that differs; `number` is its line in the log, from 1."""
 
     number: int
@@ -47,7 +47,7 @@ def run_replay(log: str, policy: str, profiles: Sequence[str], as_json: bool) ->
     return EXIT_DIFFERENT if found else 0
 
 
-def replay(log: str, policy: str = "", step_times: StepTimes | None = None) -> tuple[int, list[Difference]]:
+def replay(log: str, policy: str = "", step_times: StepTimes | None = None) -> tuple[int, list[DecisionDifference]]:
     """(decisions in the log, those where `policy`, or each line's own, answers otherwise).
 
     As live, first-come decides where a policy raises or is refused. Raises InputError for a log that is none.
@@ -62,11 +62,11 @@ def replay(log: str, policy: str = "", step_times: StepTimes | None = None) -> t
     for number, one in enumerate(decisions, start=1):
         answered, _, _ = safe_decide(made[policy or one.policy], one.view, one.state)
         if answered != one.actions:
-            found.append(Difference(number, one.view.now_s, tuple(one.actions), tuple(answered)))
+            found.append(DecisionDifference(number, one.view.now_s, tuple(one.actions), tuple(answered)))
     return len(decisions), found
 
 
-def describe(num: int, found: list[Difference], policy: str) -> list[str]:
+def describe(num: int, found: list[DecisionDifference], policy: str) -> list[str]:
     """Lines for a person."""
     lines = [f"{num} decisions, {num - len(found)} identical under {policy}, {len(found)} different"]
     for one in found[:MAX_SHOWN]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from mlora_ray.display.numbers import show_seconds
 from mlora_ray.simulate.charts import completion_chart, gantt_chart, usage_chart
-from mlora_ray.simulate.sweep import Run
+from mlora_ray.simulate.sweep import SimulationRun
 
 
 def write_report(
-    path: Path, command: str, notes: Sequence[str], rows: Sequence[dict[str, Any]], runs: Sequence[Run]
+    path: Path, command: str, notes: Sequence[str], rows: Sequence[dict[str, Any]], runs: Sequence[SimulationRun]
 ) -> None:
     """A section a cell of load and regime: table, completion times of all windows, hosts and stays of the first."""
     import jinja2
@@ -26,14 +26,16 @@ def write_report(
     path.write_text(text, encoding="utf-8")
 
 
-def _cell(at: int, key: tuple[float, float], rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> dict[str, Any]:
+def _cell(
+    at: int, key: tuple[float, float], rows: Sequence[dict[str, Any]], runs: Sequence[SimulationRun]
+) -> dict[str, Any]:
     held = [run for run in runs if (run.load, run.regime) == key and run.outcome is not None]
     times: dict[str, list[float]] = {}
     for run in held:
         assert run.outcome is not None
         times.setdefault(run.policy, []).extend(o.completion_s for o in run.outcome.jobs)
     first = {run.policy: run.outcome for run in held if run.seed == held[0].seed and run.outcome is not None}
-    shown = first.get("ours") or next(iter(first.values()))
+    shown = first.get("rate-remaining") or next(iter(first.values()))
     num_hosts = len({s.host for outcome in first.values() for s in outcome.stays})
     return {
         "title": f"Load {key[0]:g}, {key[1]:g} tokens per step",

@@ -12,13 +12,13 @@ from typing import Any
 from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.policies.models.step_time import StepTimeModel, StepTimes
-from mlora_ray.simulate.sweep import Run, SweepSettings, expand, run_sweep, table
+from mlora_ray.simulate.sweep import SimulationRun, SweepSettings, expand, run_sweep, table
 from mlora_ray.simulate.tables import show_table, write_jobs
 from mlora_ray.simulate.traces import DAY_S, Kept, filter_rows, read_text, read_trace
 from mlora_ray.simulate.workload import WorkloadSettings
 
 DEFAULT_POLICIES: tuple[str, ...] = (
-    "fifo",
+    "independent",
     "backfill",
     "srpt",
     "las",
@@ -27,9 +27,9 @@ DEFAULT_POLICIES: tuple[str, ...] = (
     "mlora-trivial",
     "mlora-fast-fit",
     "tlora",
-    "ours",
-    "ours-no-fusion",
-    "ours-no-preemption",
+    "rate-remaining",
+    "rate-remaining-no-fusion",
+    "rate-remaining-no-preemption",
 )
 
 
@@ -63,7 +63,7 @@ def simulate(options: SimulateOptions, say: Callable[[str], None] = print) -> li
     _check_models(models)
     kept = filter_rows(read_trace(options.trace, options.seed), max_s=options.days * DAY_S)
     settings = _settings(options, models)
-    runs: list[Run] = []
+    runs: list[SimulationRun] = []
     for run in run_sweep(kept.rows, settings, StepTimes(models)):
         runs.append(run if options.out else replace(run, outcome=None))
         if sys.stderr.isatty():
@@ -185,7 +185,7 @@ def _notes(options: SimulateOptions, kept: Kept, models: Sequence[StepTimeModel]
 
 
 def _write(
-    folder: Path, options: SimulateOptions, notes: list[str], rows: list[dict[str, Any]], runs: Sequence[Run]
+    folder: Path, options: SimulateOptions, notes: list[str], rows: list[dict[str, Any]], runs: Sequence[SimulationRun]
 ) -> None:
     from mlora_ray.simulate.report import write_report
 

@@ -144,7 +144,7 @@ def _contender(name: str, settings: ElasticSettings, step_times: StepTimes) -> t
         "queue-threshold": QueueThreshold(jobs_per_host=settings.jobs_per_host),
     }
     if name in plain:
-        return load_policy("ours", step_times), remembering(plain[name].scale, SteadyState())
+        return load_policy("rate-remaining", step_times), remembering(plain[name].scale, SteadyState())
     if name == "uniform-progress":
         rule = UniformProgress(step_times, numbers)
         return rule, remembering(rule.scale, ProbeState())

@@ -28,10 +28,8 @@ BASELINES = (
     "tlora-1.3",
     "tlora-2.0",
 )
-ABLATIONS = ("ours-no-fusion", "ours-no-preemption")
-ALL_POLICIES = (*BASELINES, "ours", *ABLATIONS)
-# In a simulation a device of first-come jobs is each job's own; live, `fifo` shares hosts.
-ALIASES = {"fifo": "independent"}
+ABLATIONS = ("rate-remaining-no-fusion", "rate-remaining-no-preemption")
+ALL_POLICIES = (*BASELINES, "rate-remaining", *ABLATIONS)
 # `tlora` in a table is the better of its bounds, cell by cell.
 BOUNDS = {"tlora": ("tlora-1.3", "tlora-2.0")}
 
@@ -50,7 +48,7 @@ class SweepSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class SimulationRun:
     """One policy on one window."""
 
     policy: str
@@ -66,7 +64,7 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in names:
         try:
-            load_policy(ALIASES.get(name, name))
+            load_policy(name)
         except ValueError as error:
             mistake = Mistake(file="command line", field="policies", value=name, allowed=str(error))
             raise InputError([mistake]) from error
@@ -84,7 +82,7 @@ def simulate_one(
     name: str, jobs: Sequence[SimJob], settings: WorkloadSettings, step_times: StepTimes, costs: Costs | None = None
 ) -> Outcome:
     """One policy, by its name, on one window."""
-    policy = load_policy(ALIASES.get(name, name), step_times)
+    policy = load_policy(name, step_times)
     return Simulation(jobs, spread_hosts(settings), step_times, policy, costs).run()
 
 
@@ -93,7 +91,7 @@ def run_sweep(
     settings: SweepSettings,
     step_times: StepTimes,
     has_run: Callable[[str, float, float, int], bool] = lambda *_: False,
-) -> Iterator[Run]:
+) -> Iterator[SimulationRun]:
     """Every simulation that `has_run` does not say is there already, one at a time."""
     for load in settings.loads:
         for regime in settings.regimes:
@@ -106,10 +104,12 @@ def run_sweep(
                     jobs = jobs or make_window(rows, workload, step_times, seed)
                     outcome = simulate_one(name, jobs, workload, step_times, settings.costs)
                     figures = measure(outcome, workload.num_hosts, step_times, workload.device_type)
-                    yield Run(policy=name, load=load, regime=regime, seed=seed, figures=figures, outcome=outcome)
+                    yield SimulationRun(
+                        policy=name, load=load, regime=regime, seed=seed, figures=figures, outcome=outcome
+                    )
 
 
-def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def table(runs: Sequence[SimulationRun]) -> list[dict[str, Any]]:
     """A row a cell and policy: geometric means over windows, with a 95% interval of the mean and p99.
 
     `tlora` is added where both of its bounds were run: the better one by mean completion time.
@@ -141,13 +141,15 @@ def _row(policy: str, load: float, regime: float, held: Sequence[Figures]) -> di
     return row
 
 
-def as_lines(run: Run) -> Mapping[str, Any]:
+def as_lines(run: SimulationRun) -> Mapping[str, Any]:
     """One JSON line of a run."""
     return {"policy": run.policy, "load": run.load, "regime": run.regime, "seed": run.seed, **plain(run.figures)}
 
 
-def from_line(line: Mapping[str, Any]) -> Run:
+def from_line(line: Mapping[str, Any]) -> SimulationRun:
     """The run that `as_lines` wrote."""
     names = {f.name for f in dataclasses.fields(Figures)}
     figures = Figures(**{name: value for name, value in line.items() if name in names})
-    return Run(policy=line["policy"], load=line["load"], regime=line["regime"], seed=line["seed"], figures=figures)
+    return SimulationRun(
+        policy=line["policy"], load=line["load"], regime=line["regime"], seed=line["seed"], figures=figures
+    )

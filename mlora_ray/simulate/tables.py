@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlora_ray.display.numbers import show_seconds
-from mlora_ray.simulate.sweep import Run
+from mlora_ray.simulate.sweep import SimulationRun
 
 WIDE = 128  # columns of a terminal that shows everything
 ONLY_WIDE = ("95%", "longest", "slowdown", "used")
@@ -58,7 +58,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def write_jobs(runs: Sequence[Run], path: str) -> None:
+def write_jobs(runs: Sequence[SimulationRun], path: str) -> None:
     """A row a job and simulation; pandas reads it."""
     import pyarrow
     import pyarrow.parquet

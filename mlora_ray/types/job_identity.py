@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mlora_ray.errors import Mistake
-from mlora_ray.types import JobSpec, serialization
+from mlora_ray.types.jobs import JobSpec
+
+# Where a spec's files lie is not what it says: a moved run or cache directory is the same job.
+_PLACES = ("base.path", "train_rows.uri", "eval_rows.uri")
+# What orders or places a job decides no bit of it.
+_PLACING = ("tenant", "priority", "deadline_at_s", "device_type")
+
+
+def flat_fields(spec: JobSpec) -> dict[str, Any]:
+    """The fields that say what a job is, as `lora.r: 8`; without file places, and what only orders or places jobs.
+
+    A field with `since` in its metadata counts only where it is not at its default: specs keep their hash.
+    """
+    return {key: value for key, value in _walk("", spec) if key not in (*_PLACES, *_PLACING)}
+
+
+def spec_sha256(spec: JobSpec) -> str:
+    """Hash of `flat_fields`: equal hashes train to equal bits on the same base, device and versions."""
+    return hashlib.sha256(json.dumps(flat_fields(spec), sort_keys=True).encode()).hexdigest()
+
+
+def _walk(prefix: str, facts: Any) -> Iterator[tuple[str, Any]]:
+    for each in dataclasses.fields(facts):
+        value = getattr(facts, each.name)
+        if "since" in each.metadata and value == each.default:
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _walk(f"{prefix}{each.name}.", value)
+        else:
+            yield f"{prefix}{each.name}", _as_list(value)
+
+
+def _as_list(value: Any) -> Any:
+    return [_as_list(each) for each in value] if isinstance(value, tuple) else value
 
 
 def spec_differences(
@@ -16,7 +53,7 @@ def spec_differences(
     mistakes = [_differs(file, n, "name", "", f"{where} has no such job") for n in now if n not in before]
     mistakes += [_differs(file, n, "name", "", f"missing: {where} has it") for n in before if n not in now]
     for name in sorted(set(before) & set(now)):
-        old, new = serialization.flat_fields(before[name]), serialization.flat_fields(now[name])
+        old, new = flat_fields(before[name]), flat_fields(now[name])
         for key in sorted(old | new):
             is_place = key.endswith("_rows.source")  # the same rows, named from another folder
             if old.get(key) != new.get(key) and not is_place:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import types as builtin_types
@@ -17,10 +16,6 @@ from enum import Enum
 from typing import Any
 
 from mlora_ray import types as vocabulary
-from mlora_ray.types import JobSpec
-
-# Where a spec's files lie is not what it says: a moved run or cache directory is the same job.
-_PLACES = ("base.path", "train_rows.uri", "eval_rows.uri")
 
 
 def to_plain(value: Any) -> Any:
@@ -62,28 +57,6 @@ def dumps(value: Any) -> str:
 
 def loads(hint: Any, text: str) -> Any:
     return from_plain(hint, json.loads(text))
-
-
-def flat_fields(spec: JobSpec) -> dict[str, Any]:
-    """The fields that say what a job is, as `lora.r: 8`; file places, and what only orders or places jobs, left out."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, plain: Any) -> None:
-        if isinstance(plain, dict):
-            for key, value in plain.items():
-                if key != "type":
-                    walk(f"{prefix}.{key}" if prefix else key, value)
-        else:
-            flat[prefix] = plain
-
-    walk("", to_plain(spec))
-    placing = ("tenant", "priority", "deadline_at_s", "device_type")
-    return {k: v for k, v in flat.items() if k not in _PLACES and k not in placing}
-
-
-def spec_sha256(spec: JobSpec) -> str:
-    """Hash of `flat_fields`: equal hashes train to equal bits on the same base, device and versions."""
-    return hashlib.sha256(json.dumps(flat_fields(spec), sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from mlora_ray.policies.models.step_time import StepTimeModel
 from mlora_ray.types import AdapterView
 
 
-class Member(NamedTuple):
+class GroupMember(NamedTuple):
     """An adapter as a group sees it: its weight times its tokens, and the step time it bears."""
 
     adapter: AdapterView
@@ -38,12 +38,12 @@ class ColocationGroup:
     def __init__(self, host: str, model: StepTimeModel, max_num: int = 0) -> None:
         self.host, self.model, self.max_num = host, model, max_num
         self.max_step_s = math.inf
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, GroupMember] = {}
         self.tokens = self.rank_tokens = self.worth = 0.0
         self.step_s = self.value = 0.0
         self.num = 0
 
-    def add(self, member: Member) -> None:
+    def add(self, member: GroupMember) -> None:
         self.members[member.adapter.id] = member
         self.max_step_s = min(self.max_step_s, member.max_step_s)
         self._change(member, 1)
@@ -54,7 +54,7 @@ class ColocationGroup:
             self.max_step_s = min((m.max_step_s for m in self.members.values()), default=math.inf)
         self._change(member, -1)
 
-    def _change(self, member: Member, sign: int) -> None:
+    def _change(self, member: GroupMember, sign: int) -> None:
         self.num += sign
         if not self.num:
             self.tokens = self.rank_tokens = self.worth = self.step_s = self.value = 0.0
@@ -70,7 +70,7 @@ class ColocationGroup:
         tokens = adapter.step_tokens
         return self.model.step_s(self.tokens + tokens, self.num + 1, self.rank_tokens + tokens * adapter.lora_rank)
 
-    def gain_of(self, member: Member) -> float:
+    def gain_of(self, member: GroupMember) -> float:
         """What adding it does to `value`; -1 where it would slow someone past a bound, or there is no place."""
         if self.num and self.num == self.max_num:
             return -1.0
@@ -79,7 +79,7 @@ class ColocationGroup:
             return -1.0
         return (self.worth + member.worth) / step_s - self.value
 
-    def delay_of(self, member: Member) -> float:
+    def delay_of(self, member: GroupMember) -> float:
         """Adding it, in units of its own time alone: how long it takes itself, and what it costs every member."""
         step_s = self.step_s_with(member.adapter)
         alone_s = member.worth / member.density
@@ -89,7 +89,7 @@ class ColocationGroup:
         tokens = adapter.step_tokens
         return self.model.step_s(self.tokens - tokens, self.num - 1, self.rank_tokens - tokens * adapter.lora_rank)
 
-    def best_with(self, member: Member) -> tuple[float, list[AdapterView]]:
+    def best_with(self, member: GroupMember) -> tuple[float, list[AdapterView]]:
         """Seed and add from the members and this one: the value that comes out, and the members left out.
 
         Where it is left out itself there is nothing to gain: (0, []).

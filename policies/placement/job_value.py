@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.policies.placement.assignment import DraftAssignment
-from mlora_ray.policies.placement.colocation_group import Member
+from mlora_ray.policies.placement.colocation_group import GroupMember
 from mlora_ray.policies.placement.slowest_percentile import SlowestPercentile
 from mlora_ray.types import AdapterView, PolicyState
 
@@ -60,13 +60,13 @@ class JobValue:
         factors = _tenant_factors(board, settings) if settings.tenant_power else {}
         self.weight = {name: self._weigh(a, projected[name], factors) for name, a in board.adapters.items()}
 
-    def member(self, adapter: AdapterView) -> Member:
+    def member(self, adapter: AdapterView) -> GroupMember:
         """The adapter as a group sees it."""
         held, name = self._settings, adapter.id
         alone_s = adapter.step_tokens / self._tokens_s(adapter)
         is_tight = self.tail.pressure(name) >= held.tight_share
         bound = held.tight_slowdown if is_tight else held.max_slowdown
-        return Member(adapter, self.weight[name] * alone_s, self.weight[name], bound * alone_s)
+        return GroupMember(adapter, self.weight[name] * alone_s, self.weight[name], bound * alone_s)
 
     def _in_danger(self, board: DraftAssignment, projected: Mapping[str, float]) -> frozenset[str]:
         """Who would be among the slowest hundredth if it waited on. Who is past it already cannot be saved."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.policies.placement.assignment import DraftAssignment
-from mlora_ray.policies.placement.colocation_group import ColocationGroup, Member
+from mlora_ray.policies.placement.colocation_group import ColocationGroup, GroupMember
 from mlora_ray.policies.placement.job_value import JobValue, WorthSettings
 from mlora_ray.types import Action, AdapterView, ClusterView, HostView, PolicyState
 
@@ -40,7 +40,7 @@ class OursSettings:
 class RateRemaining:
     """The rule above. Its state is what `policies.tail` remembers."""
 
-    name = "ours"
+    name = "rate-remaining"
     wake_s = 300.0
 
     def __init__(
@@ -66,7 +66,7 @@ class RateRemaining:
 class RateRemainingNoFusion(RateRemaining):
     """Ablation: a device for each."""
 
-    name = "ours-no-fusion"
+    name = "rate-remaining-no-fusion"
 
     def __init__(self, step_times: StepTimes | None = None) -> None:
         super().__init__(step_times, OursSettings(is_fusing=False))
@@ -75,7 +75,7 @@ class RateRemainingNoFusion(RateRemaining):
 class RateRemainingNoPreemption(RateRemaining):
     """Ablation: who runs stays."""
 
-    name = "ours-no-preemption"
+    name = "rate-remaining-no-preemption"
 
     def __init__(self, step_times: StepTimes | None = None) -> None:
         super().__init__(step_times, OursSettings(is_preempting=False))
@@ -140,7 +140,7 @@ class _Search:
 
         return [host.id for host in sorted(fitting, key=order)]
 
-    def _enter(self, member: Member, num: int, but: list[str], evicted: list[AdapterView]) -> list[str]:
+    def _enter(self, member: GroupMember, num: int, but: list[str], evicted: list[AdapterView]) -> list[str]:
         """Hosts whose groups are worth more with it, some members left out where that is better still.
 
         `evicted` gains who leaves.
@@ -159,7 +159,7 @@ class _Search:
             evicted += left
         return hosts
 
-    def _joins(self, member: Member, groups: Iterable[ColocationGroup]) -> list[Takeover]:
+    def _joins(self, member: GroupMember, groups: Iterable[ColocationGroup]) -> list[Takeover]:
         """Groups it may join, where it costs itself and the members least first; all count as the largest gain."""
         gains = [(group.gain_of(member), group) for group in groups]
         enough = self._settings.hysteresis * member.worth
@@ -168,7 +168,7 @@ class _Search:
         highest = max((gain for gain, _ in better), default=0.0)
         return [(highest, group.host, []) for _, group in better]
 
-    def _takeovers(self, member: Member, groups: Iterable[ColocationGroup], least: float) -> list[Takeover]:
+    def _takeovers(self, member: GroupMember, groups: Iterable[ColocationGroup], least: float) -> list[Takeover]:
         """Groups that are worth more with it and without some members, by more than joining one gains."""
         found = []
         for group in groups:
@@ -210,7 +210,7 @@ class _Search:
             else:
                 self._put(adapter, hosts)
 
-    def _saved_s(self, member: Member, group: ColocationGroup, host: str) -> tuple[float, list[str]]:
+    def _saved_s(self, member: GroupMember, group: ColocationGroup, host: str) -> tuple[float, list[str]]:
         """Seconds it and its neighbours save within the horizon by going to the idle `host`, and its hosts then."""
         adapter, horizon_s = member.adapter, self._settings.horizon_s
         held, left = self.board.where[adapter.id], self.worth.left_s

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from mlora_ray.policies.models.step_time import StepTimeModel, StepTimes
 from mlora_ray.policies.placement.assignment import DraftAssignment, remaining_tokens
-from mlora_ray.policies.placement.colocation_group import ColocationGroup, Member
+from mlora_ray.policies.placement.colocation_group import ColocationGroup, GroupMember
 from mlora_ray.types import Action, AdapterView, ClusterView, PolicyState
 
 MIN_GAIN = 0.02  # of the predicted throughput
@@ -60,10 +60,10 @@ class _Round:
     def _model(self, adapter: AdapterView) -> StepTimeModel:
         return self._step_times.of(adapter.base, adapter.device_type)
 
-    def _member(self, adapter: AdapterView) -> Member:
+    def _member(self, adapter: AdapterView) -> GroupMember:
         tokens = adapter.step_tokens
         alone_s = self._model(adapter).step_s(tokens, 1, tokens * adapter.lora_rank)
-        return Member(adapter, tokens, tokens / alone_s, self._max_slowdown * alone_s)
+        return GroupMember(adapter, tokens, tokens / alone_s, self._max_slowdown * alone_s)
 
     def _put(self, adapter: AdapterView, hosts: Sequence[str]) -> None:
         for host in self.board.where.get(adapter.id, ()):

@@ -1,0 +1,1 @@
+"""How many hosts of which type. Read `autoscale.py`."""

@@ -15,7 +15,14 @@ from mlora_ray.simulate.simulation import Simulation
 BASE = "llama-3.1-8b"
 STEPS = StepTimes([read_profile("h100-llama-3.1-8b")])
 POLICIES = ("independent", "backfill", "srpt", "las", "timeslice", "mlora-trivial", "mlora-optimal-fit")
-POLICIES += ("mlora-fast-fit", "tlora-1.3", "tlora-2.0", "ours", "ours-no-fusion", "ours-no-preemption")
+POLICIES += (
+    "mlora-fast-fit",
+    "tlora-1.3",
+    "tlora-2.0",
+    "rate-remaining",
+    "rate-remaining-no-fusion",
+    "rate-remaining-no-preemption",
+)
 
 
 def hosts(num: int) -> list[SimHost]:

@@ -203,7 +203,7 @@ def test_a_state_that_moves_brings_its_uncommitted_steps_and_changes_no_bit(
     while host.hosting.report().progress[0].step < 10:
         host.hosting.advance()
         clock.advance(1.0)
-    handed = host.hosting.call(lambda: host.hosting.hand_over("a", 1))
+    handed = host.hosting.call(lambda: host.hosting.release_state("a", 1))
     host.hosting.advance()
     moved = handed.result(0)
     assert [s.step for s in moved.steps] == list(range(5, moved.step + 1))
@@ -216,7 +216,7 @@ def test_a_state_that_moves_brings_its_uncommitted_steps_and_changes_no_bit(
     assert [s.step for b in target.bundles for s in b.steps] == list(range(5, 21))
     host.advance()
     assert host.hosting.report().progress == ()
-    gone = host.hosting.call(lambda: host.hosting.hand_over("a", 1))
+    gone = host.hosting.call(lambda: host.hosting.release_state("a", 1))
     host.hosting.advance()
     with pytest.raises(MloraError, match="a of epoch 1 is not on h-0"):
         gone.result(0)
@@ -226,11 +226,11 @@ def test_what_placement_does_not_own_to_it_is_let_go_when_said_twice(host: Host)
     for name in ("mine", "fenced"):
         host.assign(real_spec(host.folder, name, max_steps=500, save_steps=0))
     host.advance(lambda: len(host.hosting.report().progress) == 2)
-    host.hosting.own(frozenset({("mine", 1)}))
+    host.hosting.set_ownership(frozenset({("mine", 1)}))
     host.hosting.advance()
     host.clock.advance(1.0)
     assert len(host.hosting.report().progress) == 2
-    host.hosting.own(frozenset({("mine", 1)}))
+    host.hosting.set_ownership(frozenset({("mine", 1)}))
     host.hosting.advance()
     assert [p.job for p in host.hosting.report().progress] == ["mine"]
     assert host.bundles == []

@@ -68,7 +68,7 @@ def test_an_autoscaler_that_launches_nothing_is_an_error_not_an_endless_run() ->
         made.run()
 
 
-@pytest.mark.parametrize("name", ["srpt", "ours"])
+@pytest.mark.parametrize("name", ["srpt", "rate-remaining"])
 def test_the_live_autoscaler_runs_a_cluster_from_nothing_and_back(name: str) -> None:
     """The policy that scales the live service, on a virtual clock: it launches for a burst and drains afterwards."""
     kind = HostType(name="gpu", device="cpu", price_per_hour=3.6, max_hosts=4)

@@ -55,7 +55,7 @@ def test_what_hosts_have_shown_counts_over_the_profile() -> None:
     assert found.finish_s - seen.now_s == pytest.approx(1000.0 * SLOW, rel=0.05)
 
 
-@pytest.mark.parametrize("policy", ["ours", "las", "fifo"])
+@pytest.mark.parametrize("policy", ["rate-remaining", "las", "fifo"])
 def test_nobody_waits_for_a_host_that_is_not_there(policy: str) -> None:
     seen = view((), adapter("one"), adapter("two", base="other"))
     assert look_ahead(seen, load_policy(policy, STEPS), PolicyState(), STEPS) == {}

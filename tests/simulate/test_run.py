@@ -27,11 +27,13 @@ SMALL = ["--jobs", "30", "--windows", "2", "--hosts", "4", "--policies"]
 
 
 def test_json_has_every_figure_and_tlora_is_the_better_of_its_bounds() -> None:
-    code, out, _ = invoke("simulate", "synthetic:philly", *SMALL, "fifo,tlora,ours", "--load", "0.9,1.2", "--json")
+    code, out, _ = invoke(
+        "simulate", "synthetic:philly", *SMALL, "independent,tlora,rate-remaining", "--load", "0.9,1.2", "--json"
+    )
     assert code == 0
     held = json.loads(out)
     rows = held["rows"]
-    assert [r["policy"] for r in rows] == ["fifo", "tlora-1.3", "tlora-2.0", "ours", "tlora"] * 2
+    assert [r["policy"] for r in rows] == ["independent", "tlora-1.3", "tlora-2.0", "rate-remaining", "tlora"] * 2
     wanted = {"policy", "load", "regime", "mean_jct_s", "p50_jct_s", "p99_jct_s", "tokens_per_busy_host_s"}
     assert all(wanted | {"utilisation", "bound_ratio", "decision_ms", "jain"} <= set(row) for row in rows)
     first = {row["policy"]: row for row in rows[:5]}

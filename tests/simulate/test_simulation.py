@@ -85,7 +85,7 @@ def test_a_group_steps_together_and_turns_and_padding_cost_what_they_cost() -> N
     assert padded == pytest.approx(100.0 * model.step_s(9 * 800.0, 2) / model.step_s(800.0))
 
 
-@pytest.mark.parametrize("policy", ["independent", "srpt", "las", "timeslice", "tlora-2.0", "ours"])
+@pytest.mark.parametrize("policy", ["independent", "srpt", "las", "timeslice", "tlora-2.0", "rate-remaining"])
 def test_fluid_and_step_by_step_agree_within_a_hundredth(policy: str) -> None:
     """40 jobs of a fortieth of the trace's time, costs alike."""
     jobs = []
@@ -136,6 +136,6 @@ def test_a_broken_policy_stops_the_simulation_and_shows_the_view(how: str, why: 
 
 
 def test_the_same_seed_gives_the_same_simulation() -> None:
-    first, again = (simulate("ours", window(60), 4) for _ in range(2))
+    first, again = (simulate("rate-remaining", window(60), 4) for _ in range(2))
     assert first.jobs == again.jobs
     assert window(60) != window(60, seed=2)

@@ -25,6 +25,7 @@ from mlora_ray.types import (
     StepReport,
     serialization,
 )
+from mlora_ray.types.job_identity import spec_sha256
 from tests.conftest import make_spec, make_step
 
 text, number = st.text(max_size=5), st.floats(allow_nan=False)
@@ -92,12 +93,10 @@ def test_the_hash_is_of_the_job_not_of_its_place() -> None:
     moved = dataclasses.replace(spec, train_rows=dataclasses.replace(spec.train_rows, uri="/moved"), priority=3)
     placed = dataclasses.replace(spec, device_type="cuda", tenant="t")
     other = dataclasses.replace(spec, train=dataclasses.replace(spec.train, seed=1))
-    assert serialization.spec_sha256(spec) == serialization.spec_sha256(moved) == serialization.spec_sha256(placed)
-    assert serialization.spec_sha256(spec) != serialization.spec_sha256(other)
+    assert spec_sha256(spec) == spec_sha256(moved) == spec_sha256(placed)
+    assert spec_sha256(spec) != spec_sha256(other)
 
 
 def test_the_hash_of_a_job_stays_what_it_was() -> None:
     """Bundles and runs of earlier versions are found by it."""
-    assert (
-        serialization.spec_sha256(make_spec("a")) == "38311bda71b233494355ac935cadaa836ce4982c24d31c98044d665c9f673dc7"
-    )
+    assert spec_sha256(make_spec("a")) == "38311bda71b233494355ac935cadaa836ce4982c24d31c98044d665c9f673dc7"

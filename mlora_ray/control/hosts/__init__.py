@@ -1,0 +1,4 @@
+"""Hosts of a service: launching, telling, hearing, losing, draining.
+
+Read `fleet.py`.
+"""

@@ -105,7 +105,7 @@ class Fleet:
             self._placement.host_lost(host, "it is gone", "process")
         for name, member in list(self._members.items()):
             if member.info is not None and name not in self._placement.hosts:
-                self._launcher.let_go(name, "lost; the database was away when it was")
+                self._launcher.end_host(name, "lost; the database was away when it was")
 
     def _join(self, member: ManagedHost, info: HostInfo) -> None:
         try:
@@ -235,14 +235,14 @@ class Fleet:
             is_empty = name not in sources and not self._placement.jobs.on(name)
             if self._placement.hosts[name].is_draining and is_empty:
                 self._placement.host_left(name, "drained")
-                self._launcher.let_go(name, "drained")
+                self._launcher.end_host(name, "drained")
 
     # -- the end of a host
 
     def _lose(self, name: str, why: str) -> None:
         member, cause = self._members[name], _cause(why)
         self._placement.host_lost(name, why, cause)
-        self._launcher.let_go(name, why)
+        self._launcher.end_host(name, why)
         self._metrics.count("mlora_host_losses", cause=cause, host_type=member.type.name)
         commits = self._placement.commits.num_commits
         self._give_up(self._launcher.troubles.lost(member.base, why, commits, self._clock.elapsed_s()))
@@ -251,7 +251,7 @@ class Fleet:
         member = self._members[name]
         self._event("host_refused", name, why)
         self._placement.host_lost(name, why, "refused")
-        self._launcher.let_go(name, why)
+        self._launcher.end_host(name, why)
         self._give_up(self._launcher.troubles.refused(member.base, why, self._clock.elapsed_s()))
 
     def _give_up(self, why: str) -> None:
@@ -327,7 +327,7 @@ class Fleet:
         """End every host."""
         members = list(self._members.values())
         for member in members:
-            self._launcher.let_go(member.settings.id, "the service stopped")
+            self._launcher.end_host(member.settings.id, "the service stopped")
         self._transport.request([])
         for member in members:
             member.line.join(STOP_TIMEOUT_S)

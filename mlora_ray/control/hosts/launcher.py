@@ -91,9 +91,9 @@ class Launcher:
         """End a host that has not joined yet: nobody needs it, or it does not start. One adopted may have jobs."""
         member = self._members.get(name)
         if member is not None and not member.was_alive:
-            self.let_go(name, "called off before it had started")
+            self.end_host(name, "called off before it had started")
 
-    def let_go(self, name: str, why: str) -> None:
+    def end_host(self, name: str, why: str) -> None:
         """The last thing of a host. Where the database is away it stays a member, and is let go at a later tick."""
         self._db.set_host_state(name, "gone", self._clock.now_s(), why)
         member = self._members.pop(name)

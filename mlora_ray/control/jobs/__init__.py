@@ -1,0 +1,4 @@
+"""Jobs of a service: who owns each, what is committed, what users and policies ask.
+
+Read `placement.py`.
+"""

@@ -33,7 +33,7 @@ class Commits:
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._db, self._jobs, self._owners, self._clock, self._metrics = database, jobs, owners, clock, metrics
+        self._db, self._jobs, self._ownership, self._clock, self._metrics = database, jobs, owners, clock, metrics
         self._saved = SavedFiles(database, settings.bundle_root, settings.probe_uri)
         self._files = MetricsFiles(settings.storage)
         self._unwritten: set[str] = set()  # jobs whose metrics file lacks committed steps, or has too many
@@ -53,7 +53,7 @@ class Commits:
             job = self._jobs[report.job]
             if outcome is Commit.GAP:
                 log.error("job=%s host=%s step=%d has a gap before it: replayed", job.name, host, report.step)
-                self._owners.hand_over([(job, JobState.QUEUED, "")], "gap")
+                self._ownership.reassign([(job, JobState.QUEUED, "")], "gap")
             if outcome is Commit.COMMITTED:
                 superfluous += self._keep(job, report)
         self._saved.remove(superfluous)
@@ -94,7 +94,7 @@ class Commits:
             job.num_unread += 1
             job.waits_until_s = self._clock.now_s() + min(30.0, 0.5 * 2**job.num_unread)
         log.warning("job=%s host=%s cannot be read there: %s", job.name, job.record.host, report.error)
-        self._owners.hand_over([(job, JobState.QUEUED, "")], "requeued")
+        self._ownership.reassign([(job, JobState.QUEUED, "")], "requeued")
 
     # -- files
 

@@ -17,7 +17,7 @@ class Ownership:
     def __init__(self, database: ControlDatabase, jobs: JobTable, clock: Clock) -> None:
         self._db, self._jobs, self._clock = database, jobs, clock
 
-    def hand_over(self, changes: Sequence[tuple[JobEntry, JobState, str]], kind: str) -> None:
+    def reassign(self, changes: Sequence[tuple[JobEntry, JobState, str]], kind: str) -> None:
         """Give each job a new epoch, state and host. One that has changed hands meanwhile is left alone."""
         if not changes:
             return

@@ -86,8 +86,8 @@ class Placement:
         self._reasons: dict[str, str] = {}  # job -> why it moves, where it is not the policy
         self.hosts: dict[str, HostEntry] = {}
         self.jobs = JobTable()
-        self._owners = Ownership(database, self.jobs, clock)
-        self.commits = Commits(database, self.jobs, self._owners, settings, clock, metrics)
+        self._ownership = Ownership(database, self.jobs, clock)
+        self.commits = Commits(database, self.jobs, self._ownership, settings, clock, metrics)
         self._load(None)
         self.commits.doubt_files(self.jobs)
 
@@ -161,13 +161,13 @@ class Placement:
         for job in jobs:
             if job.record.host in self.hosts:
                 job.leaves_for = JobState.PAUSED
-        self._owners.hand_over([(j, JobState.PAUSED, "") for j in jobs if j.leaves_for is None], "paused")
+        self._ownership.reassign([(j, JobState.PAUSED, "") for j in jobs if j.leaves_for is None], "paused")
         return [j.name for j in jobs]
 
     def fence_paused(self, names: Sequence[str] = ()) -> list[str]:
         """Whoever was asked to pause and has not left its host by now: PAUSED at its last bundle. Answers which."""
         late = [j for j in self.jobs.named(names) if j.leaves_for is JobState.PAUSED]
-        self._owners.hand_over([(j, JobState.PAUSED, "") for j in late], "paused")
+        self._ownership.reassign([(j, JobState.PAUSED, "") for j in late], "paused")
         return [j.name for j in late]
 
     def cancel(self, names: Sequence[str]) -> list[str]:
@@ -183,7 +183,7 @@ class Placement:
 
     def host_joined(self, info: HostInfo, host_type: HostType) -> None:
         detail = f"pid={info.pid} device={info.device_type} node={info.node_ip} numerics={info.numerics[:8]}"
-        self._owners.event("host_joined", host=info.id, detail=detail)
+        self._ownership.event("host_joined", host=info.id, detail=detail)
         self.hosts[info.id] = HostEntry(info, host_type, HostReport(host=info.id, base=info.base))
 
     def host_lost(self, host: str, why: str, cause: str) -> list[str]:
@@ -192,15 +192,15 @@ class Placement:
         for job in lost:
             job.lost_s, job.lost_cause = self._clock.elapsed_s(), cause
             self._metrics.count("mlora_lost_steps", job.num_uncommitted, cause=cause)
-        self._owners.hand_over([(j, j.leaves_for or JobState.QUEUED, "") for j in lost], "requeued")
-        self._owners.event("host_lost", host=host, detail=why)
+        self._ownership.reassign([(j, j.leaves_for or JobState.QUEUED, "") for j in lost], "requeued")
+        self._ownership.event("host_lost", host=host, detail=why)
         self.hosts.pop(host, None)
         log.warning("lost host=%s jobs=%d why=%s", host, len(lost), why)
         return [j.name for j in lost]
 
     def host_left(self, host: str, why: str) -> None:
         """An empty host has gone."""
-        self._owners.event("host_left", host=host, detail=why)
+        self._ownership.event("host_left", host=host, detail=why)
         self.hosts.pop(host, None)
 
     def drain(self, host: str, why: str, leaves_at_s: float | None = None) -> None:
@@ -209,7 +209,7 @@ class Placement:
         held.leaves_at_s = leaves_at_s if held.leaves_at_s is None else held.leaves_at_s
         if not held.is_draining:
             held.is_draining = True
-            self._owners.event("host_drains", host=host, detail=why)
+            self._ownership.event("host_drains", host=host, detail=why)
 
     # -- a tick
 
@@ -219,9 +219,9 @@ class Placement:
         actions, self.policy_state, refused = safe_decide(self._policy, view, before)
         self._decisions.append(view, before, actions, refused)
         for refusal in refused:
-            self._owners.event("refused", detail=f"{refusal.action}: {refusal.why}")
+            self._ownership.event("refused", detail=f"{refusal.action}: {refusal.why}")
         placed = [(self.jobs[a.adapter], JobState.PLACED, a.host) for a in actions if isinstance(a, Place)]
-        self._owners.hand_over(placed, "placed")
+        self._ownership.reassign(placed, "placed")
         for action in actions:
             if isinstance(action, Pause):
                 self.jobs[action.adapter].leaves_for = JobState.QUEUED
@@ -257,7 +257,9 @@ class Placement:
         for job, target in wanted:
             if not job.is_moving and job.leaves_for is None and job.name not in moves:
                 moves[job.name] = (job, job.record.host, job.record.epoch, target, job.is_taken)
-        self._owners.hand_over([(job, JobState.MIGRATING, target) for job, _, _, target, _ in moves.values()], "moving")
+        self._ownership.reassign(
+            [(job, JobState.MIGRATING, target) for job, _, _, target, _ in moves.values()], "moving"
+        )
         started = []
         for job, source, epoch, target, was_taken in moves.values():
             if was_taken and job.record.epoch == epoch + 1:
@@ -275,7 +277,7 @@ class Placement:
         job.is_moving = False
         if why:
             detail = f"goes on from its bundle of step {job.record.step}: {why}"
-            self._owners.event("move_failed", job=job_name, host=job.record.host, epoch=epoch, detail=detail)
+            self._ownership.event("move_failed", job=job_name, host=job.record.host, epoch=epoch, detail=detail)
 
     def tick_for(self, name: str) -> Tick:
         """Assignments not yet taken, releases, acknowledgements, and everything that this host owns."""
@@ -312,7 +314,7 @@ class Placement:
         self._metrics.count("mlora_storage_failures", max(0, num_failed), operation="write")
         self._learner.take(host, report)
         if report.row_why != host.report.row_why != "":
-            self._owners.event("row_size", host=name, detail=f"{report.row_tokens:,} tokens: {report.row_why}")
+            self._ownership.event("row_size", host=name, detail=f"{report.row_tokens:,} tokens: {report.row_why}")
         host.report = report
         # A state that leaves takes with it the steps that are not acknowledged: these came too late to be committed.
         handled = [b for b in report.bundles if self._leaving.get(b.job) != (name, b.epoch)]
@@ -322,7 +324,7 @@ class Placement:
             host.acks.append(Ack(failure.job, failure.epoch, failure.step, is_failure=True))
         for arrival in report.arrivals:
             detail = f"step={arrival.step} pause_s={arrival.pause_s:.3f}"
-            self._owners.event("migrated", job=arrival.job, host=name, epoch=arrival.epoch, detail=detail)
+            self._ownership.event("migrated", job=arrival.job, host=name, epoch=arrival.epoch, detail=detail)
             reason = self._reasons.pop(arrival.job, "policy")
             self._metrics.seconds("mlora_migration_pause_seconds", arrival.pause_s, reason=reason)
             self._metrics.count("mlora_job_migrations", reason=reason)
@@ -339,7 +341,7 @@ class Placement:
                 if job.record.state in (JobState.PLACED, JobState.MIGRATING):
                     started.append(job)
             elif job.is_taken and job.leaves_for is not None:
-                self._owners.hand_over([(job, job.leaves_for, "")], "released")
+                self._ownership.reassign([(job, job.leaves_for, "")], "released")
             elif job.is_taken:
                 job.is_taken = False  # a host that lost it is told again
         return started
@@ -356,7 +358,9 @@ class Placement:
             took_s, job.lost_s = self._clock.elapsed_s() - job.lost_s, None
             self._metrics.seconds("mlora_recovery_seconds", took_s, cause=job.lost_cause)
             detail = f"seconds={took_s:.2f} step={job.record.step + job.num_uncommitted}"
-            self._owners.event("recovered", job=job.name, host=job.record.host, epoch=job.record.epoch, detail=detail)
+            self._ownership.event(
+                "recovered", job=job.name, host=job.record.host, epoch=job.record.epoch, detail=detail
+            )
 
     # -- what others see
 

@@ -11,8 +11,6 @@ from mlora_ray.policies.models.step_time_fit import Timing
 from mlora_ray.types import Ack, HostInfo, HostReport, HostType, JobState, Progress
 from mlora_ray.types.records import JobRecord
 
-QUEUE = ""  # `JobEntry.goes_to`: back into the queue, whoever takes it
-
 
 @dataclass(slots=True)
 class JobEntry:

@@ -12,6 +12,7 @@ from mlora_ray.errors import DatabaseError
 from mlora_ray.store.database.mapping import FINAL_STATES
 from mlora_ray.store.database.tables import EventRow, JobRow
 from mlora_ray.types import JobSpec, JobState, serialization
+from mlora_ray.types.job_identity import spec_sha256
 from mlora_ray.types.records import Reassignment
 
 NAMES_AT_ONCE = 500  # in one query: SQLite has had a limit of 999 values
@@ -27,7 +28,7 @@ def add(session: Session, specs: Sequence[JobSpec], submitted_at_s: float) -> No
             name=spec.name,
             place_in_file=first + i,
             spec=serialization.dumps(spec),
-            spec_sha256=serialization.spec_sha256(spec),
+            spec_sha256=spec_sha256(spec),
             state=JobState.QUEUED.value,
             submitted_at_s=submitted_at_s,
         )

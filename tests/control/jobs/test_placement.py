@@ -204,7 +204,7 @@ def test_step_times_are_learned_from_what_hosts_report_and_a_slow_host_shows(ser
 
 
 def test_decisions_of_a_policy_that_knows_step_times_replay(tmp_path: Path, clock: VirtualClock) -> None:
-    service = Service(tmp_path, clock, policy="ours")
+    service = Service(tmp_path, clock, policy="rate-remaining")
     service.submit(specs(6, steps=12))
     service.tick(2)
     while not service.placement.is_done():
@@ -217,7 +217,7 @@ def test_decisions_of_a_policy_that_knows_step_times_replay(tmp_path: Path, cloc
     assert any(d.view.step_times for d in decisions)
     assert sum(len(d.actions) for d in decisions) >= 12
     for one in decisions:
-        assert load_policy("ours").decide(one.view, one.state)[0] == one.actions
+        assert load_policy("rate-remaining").decide(one.view, one.state)[0] == one.actions
 
 
 def test_profiles_are_what_hosts_are_compared_with(service: Service) -> None:

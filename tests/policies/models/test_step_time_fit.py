@@ -154,7 +154,7 @@ def test_what_was_seen_goes_before_a_profile_and_nothing_seen_changes_nothing() 
     assert seen.of("b", "cpu").step_s(8192) == pytest.approx(2 * (0.4 + 0.4096))
 
 
-@pytest.mark.parametrize("name", ["ours", "tlora-2.0", "srpt", "las", "backfill"])
+@pytest.mark.parametrize("name", ["rate-remaining", "tlora-2.0", "srpt", "las", "backfill"])
 def test_every_policy_that_knows_step_times_takes_what_was_seen_and_answers_the_same_from_a_log(name: str) -> None:
     """Whether to share a device: not where every token costs its time, at once where a row's start is all there is."""
     policy = load_policy(name)

@@ -105,7 +105,7 @@ def test_tlora_serves_the_most_urgent_first() -> None:
 
 
 ALL = ["independent", "backfill", "srpt", "las", "timeslice", "mlora-trivial", "mlora-optimal-fit", "mlora-fast-fit"]
-ALL += ["tlora-1.3", "tlora-2.0", "ours"]
+ALL += ["tlora-1.3", "tlora-2.0", "rate-remaining"]
 
 
 @pytest.mark.parametrize("name", ALL)

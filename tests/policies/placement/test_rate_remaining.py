@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlora_ray.policies.contract import load_policy, validate_actions
 from mlora_ray.policies.models.step_time import StepTimes
-from mlora_ray.policies.placement.colocation_group import ColocationGroup, Member
+from mlora_ray.policies.placement.colocation_group import ColocationGroup, GroupMember
 from mlora_ray.policies.placement.job_value import WorthSettings
 from mlora_ray.policies.placement.rate_remaining import OursSettings, RateRemaining
 from mlora_ray.policies.placement.slowest_percentile import SlowestPercentile
@@ -145,10 +145,10 @@ def test_groups_add_up_and_seed_and_add_is_the_best_of_all_subsets() -> None:
     assert (group.value, group.step_s, group.num) == (0, 0, 0)
 
 
-def _member(name: str, tokens: float, left_s: float) -> Member:
+def _member(name: str, tokens: float, left_s: float) -> GroupMember:
     one = adapter(name, left_s=left_s, step_tokens=tokens)
     alone_s = STEPS.default.step_s(tokens)
-    return Member(one, alone_s / left_s, 1 / left_s, 4 * alone_s)
+    return GroupMember(one, alone_s / left_s, 1 / left_s, 4 * alone_s)
 
 
 def test_the_tail_follows_who_comes_and_goes() -> None:
@@ -213,7 +213,16 @@ def clusters(draw: st.DrawFn) -> ClusterView:
     return view(tuple(room), *adapters)
 
 
-NAMES = ["ours", "ours-no-fusion", "ours-no-preemption", "independent", "backfill", "srpt", "las", "timeslice"]
+NAMES = [
+    "rate-remaining",
+    "rate-remaining-no-fusion",
+    "rate-remaining-no-preemption",
+    "independent",
+    "backfill",
+    "srpt",
+    "las",
+    "timeslice",
+]
 NAMES += ["on-time", "mlora-optimal-fit", "mlora-trivial", "mlora-fast-fit", "tlora-1.3", "tlora-2.0"]
 
 
