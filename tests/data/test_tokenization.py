@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from mlora_ray.bases.tiny_tokenizer import CHAT_TEMPLATE, make_tiny_tokenizer
-from mlora_ray.data.readers import MAX_SHOWN
+from mlora_ray.data.sources import DataFile, RowSettings
+from mlora_ray.data.text_files import MAX_SHOWN
 from mlora_ray.data.tokenization import Prepared, prepare_rows
 from mlora_ray.data.tokenized_rows import Rows
 from mlora_ray.errors import InputError, Mistake
@@ -48,16 +49,23 @@ def with_template(template: str | None) -> PreTrainedTokenizerFast:
 
 
 def prepare(
-    folder: Path, rows: list[object], tokenizer: PreTrainedTokenizerFast = TOKENIZER, **settings: int
+    folder: Path, rows: list[object], tokenizer: PreTrainedTokenizerFast = TOKENIZER, **settings: object
 ) -> Prepared:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return prepare_rows(str(path), tokenizer, **({"max_length": 10_000} | settings))
+    return prepare_path(path, tokenizer, **settings)
+
+
+def prepare_path(
+    path: Path | str, tokenizer: PreTrainedTokenizerFast = TOKENIZER, max_length: int = 10_000, **settings: object
+) -> Prepared:
+    file = DataFile(path=str(path), split=str(settings.pop("split", "")))
+    return prepare_rows(file, tokenizer, RowSettings(max_length=max_length, **settings))  # type: ignore[arg-type]
 
 
 def mistakes_of(path: Path) -> list[Mistake]:
     with pytest.raises(InputError) as caught:
-        prepare_rows(str(path), TOKENIZER, max_length=100)
+        prepare_path(path, max_length=100)
     return caught.value.mistakes
 
 
@@ -270,7 +278,7 @@ def test_jsonl_json_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(given))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
     for name in ("x.json", "x.parquet"):
-        held = prepare_rows(str(tmp_path / name), TOKENIZER, max_length=100).rows
+        held = prepare_path(tmp_path / name, max_length=100).rows
         assert all((a == b).all() for a, b in zip(held, expected, strict=True))
 
 
@@ -290,7 +298,7 @@ def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(InputError, match="in the cache or reachable"):
-        prepare_rows("hub:owner/none", TOKENIZER, max_length=100)
+        prepare_path("hub:owner/none", max_length=100)
     assert time.monotonic() - start < 10
 
 
@@ -300,12 +308,12 @@ def test_a_data_set_folder_through_the_hub_library(tmp_path: Path, monkeypatch: 
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (folder / "test.jsonl").write_text('{"prompt": "c", "completion": "d"}\n{"prompt": "e", "completion": null}\n')
-    assert prepare_rows(f"hub:{folder}", TOKENIZER, max_length=100).rows.num_rows == 1
+    assert prepare_path(f"hub:{folder}", max_length=100).rows.num_rows == 1
     with pytest.raises(InputError) as caught:
-        prepare_rows(f"hub:{folder}#test", TOKENIZER, max_length=100)
+        prepare_path(f"hub:{folder}", max_length=100, split="test")
     assert [m.field for m in caught.value.mistakes] == ["row 2: fields"]
     with pytest.raises(InputError, match="owner/name#split"):
-        prepare_rows(f"hub:{folder}#nope", TOKENIZER, max_length=100)
+        prepare_path(f"hub:{folder}", max_length=100, split="nope")
 
 
 @given(
