@@ -30,12 +30,11 @@ class Conversation(NamedTuple):
     def trained(self) -> list[int]:
         return [i for i in self.turns if i >= self.first_target and i not in self.muted]
 
-    def spellings(self) -> Iterator[Conversation]:
-        """The conversation with a missing content absent, null and empty: templates differ in what they take."""
-        yield self
+    def spellings(self) -> Iterator[tuple[str, Conversation]]:
+        """The conversation with a missing content absent (transformers drops a null) and empty: templates differ."""
+        yield "absent", self
         if any("content" not in m for m in self.messages):
-            for empty in (None, ""):
-                yield self._replace(messages=[{"content": empty} | m for m in self.messages])
+            yield "empty", self._replace(messages=[{"content": ""} | m for m in self.messages])
 
 
 def conversation_of(row: Row, before: object, after: object, names: tuple[str, str]) -> Conversation:

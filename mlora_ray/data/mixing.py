@@ -12,7 +12,7 @@ from mlora_ray.data.tokenization import Prepared
 from mlora_ray.data.tokenized_rows import Rows, join_rows, take_rows
 from mlora_ray.errors import InputError, Mistake
 
-CHOICES = 2**63  # above every seed: the choice of rows and their order are drawn apart
+CHOICES = 2**63  # above every data pass: which rows are taken and their order are drawn apart
 
 
 class Mixed(NamedTuple):
@@ -43,7 +43,8 @@ def mix(files: Sequence[DataFile], prepared: Sequence[Prepared], seed: int) -> M
 def _taken(num_rows: int, weight: float, seed: int, number: int) -> np.ndarray:
     """Rows of file `number` in one data pass: each `weight` times, a fraction by a choice without repeats."""
     times, fraction = divmod(weight, 1)
-    order = np.random.Generator(np.random.Philox(key=[seed, CHOICES + number])).permutation(num_rows)
+    key = np.array([seed, CHOICES + number], np.uint64)  # a list of numbers this large would be rounded to floats
+    order = np.random.Generator(np.random.Philox(key=key)).permutation(num_rows)
     chosen = np.sort(order[: round(fraction * num_rows)])
     return np.concatenate([np.tile(np.arange(num_rows), int(times)), chosen])
 

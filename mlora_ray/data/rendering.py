@@ -80,14 +80,16 @@ def render_conversation(talk: Conversation, tokenizer: PreTrainedTokenizerBase, 
     if not any(says_something(talk.messages[i]) for i in talk.trained):
         allowed = "an assistant message that is not empty and not of weight 0: row has no target"
         raise RowError("messages", "", allowed)
-    mistake: RowError | None = None
-    for spelled in talk.spellings():
+    mistakes: dict[str, RowError] = {}
+    for content, spelled in talk.spellings():
         try:
             return _rendered(spelled, tokenizer, rule)
         except RowError as error:
-            mistake = mistake or error
-    assert mistake is not None
-    raise mistake
+            mistakes[content] = error
+    *_, last = mistakes.values()
+    if len(mistakes) > 1:
+        last.allowed = "; ".join(f"{error.allowed} (content {name})" for name, error in mistakes.items())
+    raise last
 
 
 def _rendered(talk: Conversation, tokenizer: PreTrainedTokenizerBase, rule: TargetRule) -> Rendered:

@@ -21,6 +21,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "text": (),
 }
 KNOWN_FORMATS = "messages | prompt + completion | instruction (+ input) + output | text"
+REASONING = ("reasoning_content", "reasoning", "thinking")  # transformers gives a template each under all three names
 COLUMN_NAMES = tuple(dict.fromkeys(name for form in FORMATS for name in (*FORMATS[form], *OPTIONAL[form])))
 HOW_TO_MAP = "other names are mapped in the job file, as in columns: {prompt: question, completion: answer}"
 
@@ -102,5 +103,7 @@ def unread(rows: Iterable[Row], row_format: str, template: str) -> tuple[str, ..
                 in_messages.update(dict.fromkeys(message))
     known = (*FORMATS[row_format], *(n for n in OPTIONAL[row_format] if n != "tools" or "tools" in template))
     unknown = [str(name) for name in columns if name not in known]
-    fields = [str(name) for name in in_messages if name not in ("role", "content", "weight")]
-    return (*unknown, *(f"messages[].{name}" for name in fields if name not in template))
+    read = {"role", "content", "weight"} | {name for name in map(str, in_messages) if name in template}
+    if any(name in template for name in REASONING):
+        read |= set(REASONING)
+    return (*unknown, *(f"messages[].{name}" for name in in_messages if name not in read))

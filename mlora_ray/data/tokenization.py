@@ -162,17 +162,16 @@ def _inside(spans: list[Span], offsets: list[tuple[int, int]]) -> list[bool]:
 
 
 def _straddles(spans: list[Span], offsets: list[tuple[int, int]]) -> bool:
-    """Whether a token begins before a span and reaches into it."""
-    starts = iter(spans)
-    first = next(starts)[0]
+    """Whether a token begins before a span and reaches into it.
+
+    Some tokenizers leave the space out of the offsets of a token that begins with one: the gap is the token's too.
+    """
+    starts = {start for start, _ in spans if start}
+    before = 0
     for start, end in offsets:
-        while first <= start:
-            following = next(starts, None)
-            if following is None:
-                return False
-            first = following[0]
-        if end > first:
+        if end > start and any(at in starts for at in range(min(start, before) + 1, end)):
             return True
+        before = max(before, end)
     return False
 
 

@@ -131,7 +131,7 @@ def _notes_of(job: JobCost) -> Iterator[str]:
     if job["straddling"]:
         yield f"{count(job['straddling'], 'row')} with a token that begins before a target and reaches into it: trained"
     if job["with_start"]:
-        yield f"{count(job['with_start'], 'row')} began with the token that the tokenizer puts first: there is one of it"
+        yield f"{count(job['with_start'], 'row')} began with the token that the tokenizer puts first: one of it is kept"
     if job["unread"]:
         yield f"not read: {', '.join(job['unread'])}"
 

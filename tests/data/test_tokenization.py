@@ -168,10 +168,17 @@ def test_truncation_keeps_the_start_and_is_counted(tmp_path: Path) -> None:
         assert kept.tolist() == full.rows.tokens[start : start + len(kept)].tolist()
 
 
-def test_a_row_whose_targets_are_cut_off_is_a_mistake(tmp_path: Path) -> None:
+def test_a_row_whose_targets_are_cut_off_is_dropped_kept_or_a_mistake(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a" * 40, "completion": "b"}]
+    dropped = prepare(tmp_path, rows, max_length=20)
+    assert (dropped.rows.num_rows, dropped.num_read, dropped.num_dropped, dropped.num_truncated) == (1, 2, 1, 0)
+    kept = prepare(tmp_path, rows, max_length=20, overlong="truncate")
+    assert (kept.rows.num_rows, kept.num_dropped, kept.num_truncated) == (2, 0, 1)
+    assert kept.rows.num_targets().tolist() == [2, 0]
     with pytest.raises(InputError) as caught:
-        prepare(tmp_path, [{"prompt": "a", "completion": "b"}, {"prompt": "a" * 40, "completion": "b"}], max_length=20)
+        prepare(tmp_path, rows, max_length=20, overlong="error")
     (found,) = caught.value.mistakes
+    assert found == dropped.overlong
     assert (found.line, found.field, found.value) == (2, "max_length", "20")
     assert "row has no target" in found.allowed
 
@@ -180,7 +187,7 @@ def test_a_row_whose_targets_are_cut_off_is_a_mistake(tmp_path: Path) -> None:
     ("row", "field", "allowed"),
     [
         ({"prompt": "a", "completion": " "}, "completion", "no target"),
-        ({"prompt": "a", "completion": None}, "completion", "a string, not null"),
+        ({"prompt": "a", "completion": None}, "completion", "a value, not null"),
         ({"prompt": 1, "completion": "b"}, "prompt", "a string, not int"),
         ({"text": "t"}, "fields", "the format of the first row"),
         ({"quiz": "t"}, "fields", "messages | prompt"),
@@ -252,7 +259,8 @@ def test_broken_json_list(tmp_path: Path, text: str, line: int) -> None:
         ("x.json", b"[]", "at least one row"),
         ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', "UTF-8"),
         ("x.parquet", b"PAR?", "a Parquet file"),
-        ("x.csv", b"a,b", "one of .jsonl"),
+        ("x.csv", b"a,b", "at least one row"),
+        ("x.xls", b"a,b", "a name that ends in .jsonl"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, allowed: str) -> None:
@@ -311,8 +319,8 @@ def test_a_data_set_folder_through_the_hub_library(tmp_path: Path, monkeypatch: 
     assert prepare_path(f"hub:{folder}", max_length=100).rows.num_rows == 1
     with pytest.raises(InputError) as caught:
         prepare_path(f"hub:{folder}", max_length=100, split="test")
-    assert [m.field for m in caught.value.mistakes] == ["row 2: fields"]
-    with pytest.raises(InputError, match="owner/name#split"):
+    assert [m.field for m in caught.value.mistakes] == ["row 2: completion"]
+    with pytest.raises(InputError, match="owner/name\\[split\\]"):
         prepare_path(f"hub:{folder}", max_length=100, split="nope")
 
 
