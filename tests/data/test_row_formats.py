@@ -15,6 +15,7 @@ from mlora_ray.data.tokenized_rows import rows_sha256
 from mlora_ray.errors import InputError, Mistake
 
 TOKENIZER = make_tiny_tokenizer()
+PAIR = {"prompt": "a", "completion": "b"}
 TURNS = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
 
 
@@ -38,8 +39,8 @@ def mistakes_of(folder: Path, rows: list[object], text_field: str = "", **column
 @pytest.mark.parametrize(
     ("row", "columns", "same_as"),
     [
-        ({"question": "a", "answer": "b"}, {"prompt": "question", "completion": "answer"}, {"prompt": "a", "completion": "b"}),
-        ({"prompt": "a", "answer": "b"}, {"completion": "answer"}, {"prompt": "a", "completion": "b"}),
+        ({"question": "a", "answer": "b"}, {"prompt": "question", "completion": "answer"}, PAIR),
+        ({"prompt": "a", "answer": "b"}, {"completion": "answer"}, PAIR),
         ({"talk": TURNS}, {"messages": "talk"}, {"messages": TURNS}),
         (
             {"task": "a", "context": "b", "response": "c"},
@@ -47,9 +48,9 @@ def mistakes_of(folder: Path, rows: list[object], text_field: str = "", **column
             {"instruction": "a", "input": "b", "output": "c"},
         ),
         ({"body": "a b"}, {"text": "body"}, {"text": "a b"}),
-        ({"prompt": "b", "completion": "a"}, {"prompt": "completion", "completion": "prompt"}, {"prompt": "a", "completion": "b"}),
+        ({"prompt": "b", "completion": "a"}, {"prompt": "completion", "completion": "prompt"}, PAIR),
     ],
-)  # fmt: skip
+)
 def test_columns_of_any_name(tmp_path: Path, row: object, columns: dict[str, str], same_as: object) -> None:
     assert sha256(tmp_path, [row], **columns) == sha256(tmp_path, [same_as])
 
