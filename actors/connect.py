@@ -1,4 +1,4 @@
-"""A cluster and its placement service as the commands reach them: with a deadline, and every error a plain line."""
+"""A cluster and its placement service, reached or started: with a deadline, and every error a plain line."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from mlora_ray.actors.client import Service
+from mlora_ray.actors.client import START_TIMEOUT_S, Service
+from mlora_ray.actors.ray_errors import first_line
 from mlora_ray.control.transport import HOST_PREFIX
 from mlora_ray.errors import InputError, MloraError, command_line_mistake
+
+if TYPE_CHECKING:
+    from mlora_ray.config.service_settings import ServiceSettings
 
 REACH_TIMEOUT_S = 5.0  # to open a connection; a cluster that is there answers in milliseconds
 # Read when ray is imported. Its own patience with an address where no cluster is: two minutes.
@@ -20,7 +25,18 @@ RAY_PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s"
 
 @contextmanager
 def on_cluster(address: str) -> Iterator[None]:
-    """This process as a driver of the cluster at `address`. Raises InputError when it cannot be one."""
+    """A command on the cluster at `address`: SIGTERM is as Ctrl-C. Raises InputError as `joined` does."""
+    with joined(address):
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # after ray.init, which sets its own
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """This process, from any thread, as a driver of the cluster. Raises InputError when it cannot be one."""
     if "://" not in address and ":" in address:
         _check_listens(address)
     for name, value in RAY_PATIENCE.items():
@@ -33,12 +49,29 @@ def on_cluster(address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, RayError) as error:
         raise _unreachable(address, error) from error
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; after ray.init, which sets its own
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def cluster_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return list(ray.nodes())
+
+
+def start_service(settings: ServiceSettings, *, is_private: bool = False) -> Service:
+    """Raises MloraError when it cannot open its database or storage; then it is not left behind."""
+    from mlora_ray.actors.options import start_placement
+
+    service = Service(start_placement(settings), settings.name, is_private=is_private)
+    try:
+        service.settings(START_TIMEOUT_S)
+    except MloraError:
+        service.kill()
+        raise
+    return service
 
 
 def running_service(name: str) -> Service | None:
@@ -80,8 +113,7 @@ def _check_listens(address: str) -> None:
 
 def _unreachable(address: str, error: Exception) -> InputError:
     """What Ray, or the socket, said, as what to do about it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0].split(". ")[0] if lines else type(error).__name__
+    said = first_line(error).split(". ")[0]
     if address.startswith(("http://", "https://")):
         said = "this is the dashboard's; jobs are submitted to it with `ray job submit`"
     elif "token" in said:

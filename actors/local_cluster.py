@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: an embedded one of its own, or a running one by address."""
+"""The Ray cluster of one run alone: on this machine, and no longer than this process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-
-from mlora_ray.errors import InputError, Mistake
 
 MAX_TEMP_DIR = 40  # characters: a unix socket's path has 107, and Ray adds up to 65
 END_TIMEOUT_S = 10.0
@@ -63,19 +61,3 @@ def _wait_for_end(processes: list[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=END_TIMEOUT_S)
-
-
-@contextmanager
-def running(address: str) -> Iterator[None]:
-    """A running cluster. Raises InputError when it does not answer."""
-    import ray
-
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        allowed = f"the address of a running Ray cluster, or none for one of our own: {error}"
-        raise InputError([Mistake(file="command line", field="--address", value=address, allowed=allowed)]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
