@@ -64,16 +64,16 @@ def wait_for_end(
 
 def watch(service: Service, names: Sequence[str], interrupt: Interrupt, out: Console) -> RunStatus:
     """`wait_for_end`, shown: progress, and each warning and each change of a host once."""
-    began_s = hosts_at_s = time.monotonic()
+    began_s, hosts_at_s, phase = time.monotonic(), 0.0, ""
     tell = partial(say, out)
     said = set(_patiently(lambda: _gone_before(service), interrupt, tell))
     with ProgressView(out) as view:
 
         def show(status: RunStatus) -> None:
-            nonlocal hosts_at_s
+            nonlocal hosts_at_s, phase
             lines = [f"warning: {warning}" for warning in status.warnings]
-            if time.monotonic() >= hosts_at_s or status.phase == "done":
-                hosts_at_s = time.monotonic() + HOSTS_EVERY_S
+            if time.monotonic() >= hosts_at_s or status.phase != phase:
+                hosts_at_s, phase = time.monotonic() + HOSTS_EVERY_S, status.phase
                 lines += _patiently(lambda: _host_lines(service), interrupt, tell)
             for line in lines:
                 if line not in said:
