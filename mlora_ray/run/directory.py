@@ -12,7 +12,7 @@ from mlora_ray.errors import DatabaseError, DatabaseInUse, InputError, Mistake
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import JobSpec
 from mlora_ray.types.job_identity import spec_differences
-from mlora_ray.types.records import JobRecord, Machine
+from mlora_ray.types.records import Event, JobRecord, Machine
 
 OURS = ".mlora"
 
@@ -139,6 +139,14 @@ class RunDirectory:
         if mistakes := spec_differences(here, specs, job_file):
             raise InputError(mistakes)
         return True
+
+    def events(self, after: int = 0) -> tuple[Event, ...]:
+        """What has happened to the run that is here, oldest first; ids above `after`."""
+        database = ControlDatabase(self.database_url)
+        try:
+            return tuple(database.events(after))
+        finally:
+            database.close()
 
     def _read_jobs(self) -> list[JobRecord]:
         database = ControlDatabase(self.database_url)
