@@ -47,11 +47,21 @@ def embedded(*, num_cpus: int, note: Path) -> Iterator[None]:
         )
         yield
     finally:
-        started = psutil.Process().children(recursive=True)
+        started = _processes_of(folder)
         ray.shutdown()
         _wait_for_end(started)
         shutil.rmtree(folder, ignore_errors=True)
         note.unlink(missing_ok=True)
+
+
+def _processes_of(folder: str) -> list[psutil.Process]:
+    """Ray's, each of which names its directory, and what they have started; no other child of this process."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if any(folder in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def _wait_for_end(processes: list[psutil.Process]) -> None:
