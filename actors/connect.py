@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,15 @@ def on_cluster(address: str) -> Iterator[None]:
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """This process, from any thread, as a driver of the cluster. Raises InputError when it cannot be one."""
+    """This process, from any thread, as a driver of the cluster. Raises InputError when it cannot be one.
+
+    Where it is a driver already, as in a notebook that has called `ray.init`, it stays one when the block ends.
+    """
+    here = sys.modules.get("ray")  # not imported yet: it reads RAY_PATIENCE when it is
+    if here is not None and here.is_initialized():
+        _check_same(address, here.get_runtime_context().gcs_address)
+        yield
+        return
     if "://" not in address and ":" in address:
         _check_listens(address)
     for name, value in RAY_PATIENCE.items():
@@ -101,6 +110,12 @@ def service_names() -> list[str]:
 
     named = [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
     return sorted(name for name in named if not name.startswith(HOST_PREFIX))
+
+
+def _check_same(address: str, joined_address: str) -> None:
+    if address not in ("auto", joined_address):
+        allowed = f"auto: this process has joined {joined_address} already; ray.shutdown() leaves it"
+        raise command_line_mistake("--address", address, allowed)
 
 
 def _check_listens(address: str) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from mlora_ray.errors import MloraError
+
 MAX_TEMP_DIR = 40  # characters: a unix socket's path has 107, and Ray adds up to 65
 END_TIMEOUT_S = 10.0
 OBJECT_STORE_BYTES = 128 << 20  # only orders and reports pass through it
@@ -25,6 +27,9 @@ def embedded(*, num_cpus: int, note: Path) -> Iterator[None]:
     """
     import ray
 
+    if ray.is_initialized():
+        said = "this process is a driver of a Ray cluster already: mlora_ray.connect() trains there"
+        raise MloraError(f"{said}; ray.shutdown() leaves it")
     if note.exists():
         shutil.rmtree(note.read_text(encoding="utf-8").strip() or "-", ignore_errors=True)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

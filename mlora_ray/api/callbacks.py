@@ -18,7 +18,10 @@ class Callback:
 
     >>> class Losses(Callback):
     ...     def on_step(self, report):
-    ...         print(report.job, report.step, report.loss)
+    ...         print(report.job, report.step, report.loss > 0)
+    >>> _ = train([Job("a", rows, r=4, max_steps=2)], "tiny-llama", third, progress=False, callbacks=[Losses()])
+    a 1 True
+    a 2 True
     """
 
     def on_status(self, status: RunStatus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,13 @@ def connect(address: str = "auto", service: str = "mlora") -> Cluster:
 
     The service need not run yet: `Cluster.submit` starts it. One process joins one cluster at a time; end with
     `close`, or use it as a context manager.
+
+    >>> with connect(address, service="examples") as cluster:
+    ...     names = cluster.submit(jobs, "tiny-llama", storage=storage)
+    ...     status = cluster.wait(*names, timeout_s=300)
+    ...     sha256 = cluster.export("a", to=exported)
+    >>> status.counts(), sha256 == run["a"].sha256
+    ('2 done', True)
     """
     from mlora_ray.actors.connect import joined
 
@@ -38,6 +46,14 @@ def connect(address: str = "auto", service: str = "mlora") -> Cluster:
 
 class Cluster:
     """A cluster that this process has joined. Its jobs go on without this process.
+
+    >>> cluster = connect(address, service="examples")
+    >>> [job.name for job in cluster.status().jobs], len(cluster.hosts(gone=True)) > 0
+    (['a', 'b'], True)
+    >>> cluster.close()
+    >>> cluster.status()
+    Traceback (most recent call last):
+    mlora_ray.errors.MloraError: the connection to ... is closed: mlora_ray.connect(...) again
 
     Every method raises InputError for what is a mistake (an unknown job, no service), MloraError for what failed.
     """
@@ -82,7 +98,9 @@ class Cluster:
         self._check_open()
         target = Target(service=self.service_name, storage=storage, storage_option="storage", settings_path=settings)
         with job_file_of(jobs, base, dtype=dtype, seed=seed) as (job_file, _), named_as_here(job_file):
-            _, specs = submit_jobs(job_file, target, f"mlora_ray.connect({self.address!r}).submit", Console(quiet=True))
+            _, specs = submit_jobs(
+                job_file, target, f"mlora_ray.connect({self.address!r}).submit", Console(file=io.StringIO())
+            )
         return [spec.name for spec in specs]
 
     def status(self, *names: str) -> RunStatus:

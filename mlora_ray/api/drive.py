@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 from collections.abc import Sequence
@@ -88,4 +89,4 @@ class Drive:
 def _quiet() -> Console:
     from rich.console import Console
 
-    return Console(quiet=True)
+    return Console(file=io.StringIO())

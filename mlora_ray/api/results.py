@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """One job's folder. Nothing is read before it is asked for."""
+    """One job's folder. Nothing is read before it is asked for.
+
+    >>> run["a"].metrics.columns[:3].tolist(), run["a"].eval
+    (['step', 'epoch', 'loss'], {})
+    >>> len(run["a"].sha256)
+    64
+    """
 
     name: str
     adapter_dir: Path
@@ -65,6 +71,10 @@ class JobResult:
 
 
 def load_adapter(adapter_dir: str | Path, **from_pretrained: Any) -> PeftModel:
-    """A finished job's folder as a `PeftModel` on its base. Raises JobError where there is no adapter in it."""
+    """A finished job's folder as a `PeftModel` on its base. Raises JobError where there is no adapter in it.
+
+    >>> load_adapter(run["a"].adapter_dir).peft_config["default"].r
+    4
+    """
     folder = Path(adapter_dir)
     return JobResult(folder.name, folder).load(**from_pretrained)

@@ -21,13 +21,23 @@ SHOWN_EVERY_S = 0.25
 
 
 class Interrupted(MloraError):
-    """A run was told to stop; every adapter is saved."""
+    """A run was told to stop; every adapter is saved.
+
+    >>> raise Interrupted("interrupted: every adapter is saved")
+    Traceback (most recent call last):
+    mlora_ray.api.runs.Interrupted: interrupted: every adapter is saved
+    """
 
 
 class Run:
     """Jobs that train, or have trained, into one directory. `run["sql"]` is one of them.
 
     Made by `train`, `start`, `resume` and `open_run`. Any method may be called from any thread.
+
+    >>> run, len(run), run.failed
+    (<mlora_ray.Run '...': 2 jobs, ended>, 2, {})
+    >>> [event.kind for event in run.events() if event.job == "a"][0]
+    'placed'
     """
 
     def __init__(self, out: Path, names: Sequence[str], drive: Drive | None = None) -> None:

@@ -70,6 +70,12 @@ def start(
     """As `train`, but answers as soon as the jobs are queued: see `Run.progress`, `Run.wait`, `Run.stop`.
 
     Options are the command's own. Raises InputError with every mistake at once.
+
+    >>> going = start([Job("a", rows, r=4, max_steps=2)], "tiny-llama", other, policy="fifo")
+    >>> going.progress().jobs[0].total_steps
+    2
+    >>> going.wait().is_done
+    True
     """
     from mlora_ray.api.drive import Drive
     from mlora_ray.config.sizes import parse_bytes
@@ -100,13 +106,21 @@ def start(
 def resume(
     out: str | Path, *, callbacks: Sequence[Callback] = (), progress: bool = True, wait: bool = True, **options: Any
 ) -> Run:
-    """Go on with the run in `out`, to the same bits; of one that has ended, its results. Raises InputError."""
+    """Go on with the run in `out`, to the same bits; of one that has ended, its results. Raises InputError.
+
+    >>> resume(out, progress=False)["a"].sha256 == run["a"].sha256
+    True
+    """
     run = start(_inputs_of(out) / JOB_FILE, "", out, resume=True, callbacks=callbacks, **options)
     return run.wait(progress=progress) if wait else run
 
 
 def open_run(out: str | Path) -> Run:
-    """The results of a run that has ended, of this or another process. Raises InputError where there is none."""
+    """The results of a run that has ended, of this or another process. Raises InputError where there is none.
+
+    >>> sorted(open_run(out))
+    ['a', 'b']
+    """
     from mlora_ray.store.run_files import job_names
 
     folder = Path(out).expanduser().absolute()
@@ -117,7 +131,11 @@ def open_run(out: str | Path) -> Run:
 
 
 def check(jobs: Jobs, base: str = "", *, dtype: str | None = None, seed: int | None = None) -> Mapping[str, Any]:
-    """Rows, tokens, steps, memory and time of the jobs. Raises InputError with every mistake. Trains nothing."""
+    """Rows, tokens, steps, memory and time of the jobs. Raises InputError with every mistake. Trains nothing.
+
+    >>> check(jobs, "tiny-llama")["steps"]
+    4
+    """
     from mlora_ray.prepare.cost_estimate import check_report
     from mlora_ray.prepare.job_specs import prepare
 
@@ -126,7 +144,11 @@ def check(jobs: Jobs, base: str = "", *, dtype: str | None = None, seed: int | N
 
 
 def verify(adapter_dir: str | Path, *, force: bool = False) -> VerifyResult:
-    """Train a finished job again, alone, and compare every step and tensor. Raises InputError, MloraError."""
+    """Train a finished job again, alone, and compare every step and tensor. Raises InputError, MloraError.
+
+    >>> verify(run["a"].adapter_dir).identical
+    True
+    """
     from mlora_ray.run.verify import verify as run_verify
 
     return run_verify(str(adapter_dir), force=force)
