@@ -44,7 +44,7 @@ types: $(STAMP)
 
 # A dead link or anchor, a page outside the menu or a docstring that cannot be read fails it.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP)
 	$(BIN)/mlora-ray bench peft

@@ -45,7 +45,7 @@ def _unlinked(markdown: str, page: Path) -> str:
 
 
 def commands() -> str:
-    """Every command with its arguments and options, by `typer utils docs`; its own heading is left out."""
+    """Every command with its arguments and options, by `typer utils docs`, without what it says of all together."""
     done = subprocess.run(
         [sys.executable, "-m", "typer", "mlora_ray.cli.app", "utils", "docs", "--name", "mlora-ray"],
         capture_output=True,
@@ -54,7 +54,8 @@ def commands() -> str:
         cwd=ROOT,
         check=True,
     )
-    return done.stdout.partition("\n")[2].replace("$ mlora-ray", "mlora-ray").replace("```console", "```text").strip()
+    of_each = done.stdout[done.stdout.index("\n## ") :]
+    return of_each.replace("$ mlora-ray", "mlora-ray").replace("```console", "```text").strip()
 
 
 def metrics() -> str:
@@ -69,17 +70,22 @@ def metrics() -> str:
 
 
 def modules() -> str:
-    """A table a room: its modules, each with the first line of its docstring."""
+    """A table a room, under what its `__init__.py` says: its modules, each with the first line of its docstring."""
     rooms: dict[str, list[str]] = {}
-    for folder, folders, names in os.walk(PACKAGE, followlinks=True):
-        folders.sort()
-        for name in sorted(name for name in names if name.endswith(".py")):
-            path = Path(folder) / name
-            module = path.relative_to(PACKAGE).with_suffix("").as_posix()
-            room = module.partition("/")[0] if "/" in module else "the package"
-            if name != "__init__.py" or folder == str(PACKAGE / room):
-                rooms.setdefault(room, []).append(f"| `{module}` | {_purpose(path)} |")
-    return "\n\n".join(f"### {room}\n\n| module | |\n|---|---|\n" + "\n".join(rooms[room]) for room in sorted(rooms))
+    for path in sorted(
+        Path(folder) / name for folder, _, names in os.walk(PACKAGE, followlinks=True) for name in names
+    ):
+        if path.suffix == ".py" and path.parent != PACKAGE:
+            place = (path.parent if path.name == "__init__.py" else path.with_suffix("")).relative_to(PACKAGE)
+            rows = rooms.setdefault(place.parts[0], [])
+            if len(place.parts) > 1:
+                rows.append(f"| `{place.as_posix()}` | {_purpose(path)} |")
+    return "\n\n".join(f"{_heading(room)}| module | |\n|---|---|\n" + "\n".join(rooms[room]) for room in sorted(rooms))
+
+
+def _heading(room: str) -> str:
+    page = PACKAGE / room / "__init__.py"
+    return f"### {room}\n\n" + (f"{_purpose(page)}\n\n" if page.is_file() else "")
 
 
 def _purpose(path: Path) -> str:
