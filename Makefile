@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: venv demo test cover fmt lint types bench chaos wheel ci clean
+.PHONY: venv demo test cover fmt lint types docs bench chaos wheel ci clean
 
 venv: $(STAMP)
 
@@ -42,6 +42,10 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# A dead link or anchor, a page outside the menu or a docstring that cannot be read fails it.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(STAMP)
 	$(BIN)/mlora-ray bench peft
 
@@ -58,4 +62,4 @@ ci:
 	bash .ci/run
 
 clean:
-	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
