@@ -22,8 +22,9 @@ CONFIG = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 def to_plain(value: Any) -> Any:
     """`value` as lists, dicts and scalars. Raises ValueError where a field holds what is not of its type."""
-    plain = _adapter(type(value)).dump_python(value, mode="json", warnings="error")
-    return {"type": type(value).__name__} | plain if is_dataclass(value) else plain
+    kind: Any = type(value)
+    plain = _adapter(kind).dump_python(value, mode="json", warnings="error")
+    return {"type": kind.__name__} | plain if is_dataclass(value) else plain
 
 
 def from_plain(hint: Any, plain: Any) -> Any:
@@ -49,7 +50,8 @@ def loads(hint: Any, text: str) -> Any:
 @functools.cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     # A dataclass itself takes no config from outside; behind an alias it does, and hands it to those within.
-    return TypeAdapter(TypeAliasType("Fact", hint), config=CONFIG)
+    fact: Any = TypeAliasType("Fact", hint)
+    return TypeAdapter(fact, config=CONFIG)
 
 
 def _member(hint: Any, plain: Any) -> Any:
