@@ -13,9 +13,10 @@ from mlora_ray.config.yaml_lines import Document, KeyPath, Value, dotted, read_y
 from mlora_ray.data.readers import HUB_PREFIX, SUFFIXES
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.types import LoraSpec, TrainSpec
+from mlora_ray.types.storage_layout import STORAGE_FOLDER
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-RESERVED_NAMES = ("summary.json", "report.html", ".mlora")
+RESERVED_NAMES = ("summary.json", "report.html", STORAGE_FOLDER)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(#[\w.\-\[\]:%]+)?")
 LORA_NAMES = tuple(f.name for f in fields(LoraSpec))
 TRAIN_NAMES = tuple(f.name for f in fields(TrainSpec))

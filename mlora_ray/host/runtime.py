@@ -37,6 +37,7 @@ from mlora_ray.types import (
     Release,
     StepReport,
 )
+from mlora_ray.types.backoff import backoff_s
 
 if TYPE_CHECKING:
     from mlora_ray.engine.engine import Engine
@@ -288,7 +289,7 @@ class HostRuntime:
             self._warn(f"{held.name}: {error}")
             self._fail(held, f"{STORAGE_FAILURE}, {held.attempts} attempts: {error}")
             return
-        wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(held.attempts - 1, 10))
+        wait_s = backoff_s(held.attempts, FIRST_BACKOFF_S, MAX_BACKOFF_S)
         held.retry_at_s = self._elapsed_s() + wait_s
         self._warn(f"{held.name}: {error}; next attempt in {wait_s:g} s")
 
