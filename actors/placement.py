@@ -102,7 +102,7 @@ class PlacementActor:
             if self._do(lambda control: control.is_at_rest(names)):
                 break
             time.sleep(self._settings.tick_s / 4)
-        self._do(lambda control: control.placement.fence_paused(names))
+        self._do(lambda control: control.placement.commands.fence_paused(names))
         return self.status(names)
 
     def stop(self, timeout_s: float) -> None:

@@ -124,7 +124,7 @@ class PlacementService:
         machine = Machine(host_type.device, host_type.threads)
         base = request.specs[0].base.id if request.specs else ""
         self._db.add_run(command=request.command, base=base, machine=machine, started_at_s=self._clock.now_s())
-        self.placement.submit(request.specs, dict(request.state_bytes))
+        self.placement.commands.submit(request.specs, dict(request.state_bytes))
 
     def _note_unprofiled(self, bases: Set[str]) -> None:
         """Profiles of other bases say nothing of these: the policy goes by what hosts show."""
@@ -141,13 +141,13 @@ class PlacementService:
         return Mistake(file=file, field=f"jobs.{spec.name}.device_type", value=spec.device_type, allowed=allowed)
 
     def pause(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.placement.pause(self._known(names)))
+        return tuple(self.placement.commands.pause(self._known(names)))
 
     def resume(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.placement.queue(self._known(names)))
+        return tuple(self.placement.commands.queue(self._known(names)))
 
     def cancel(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.placement.cancel(self._known(names)))
+        return tuple(self.placement.commands.cancel(self._known(names)))
 
     def _known(self, names: Sequence[str]) -> Sequence[str]:
         """Raises InputError for names of no job."""

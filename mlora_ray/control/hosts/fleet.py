@@ -16,7 +16,8 @@ from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.hosts.host_status import gone_status
 from mlora_ray.control.hosts.launcher import Launcher
 from mlora_ray.control.hosts.managed_host import ManagedHost
-from mlora_ray.control.jobs.placement import Move, Placement
+from mlora_ray.control.jobs.moves import Move
+from mlora_ray.control.jobs.placement import Placement
 from mlora_ray.control.jobs.state import JobEntry
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.control.transport import HostConnection, HostGone, HostRefused, StateTransfer, Transport
@@ -187,7 +188,7 @@ class Fleet:
                 heard.append((name, report))
             elif self._silent_s(member.asked_s) > self._settings.host_timeout_s:
                 self._lose(name, f"{SILENT} for {self._settings.host_timeout_s:g} s")
-        self._placement.absorb(heard)
+        self._placement.reports.absorb(heard)
         for name, report in heard:
             if 0 < self._settings.stall_timeout_s < report.stalled_s:
                 self._lose(name, f"{STALLED} for {report.stalled_s:.0f} s, though it answers")
@@ -210,12 +211,12 @@ class Fleet:
             job, epoch = move.assignment.spec.name, move.assignment.epoch
             source, target = self._members.get(move.source), self._members.get(move.target)
             if source is None or target is None:
-                self._placement.move_ended(job, epoch, "its host is gone")
+                self._placement.moves.ended(job, epoch, "its host is gone")
                 continue
             try:
                 moving = self._transport.move(source.line, target.line, move.assignment, move.old_epoch)
             except HostGone as error:
-                self._placement.move_ended(job, epoch, str(error))
+                self._placement.moves.ended(job, epoch, str(error))
                 continue
             self._moving.append((move, moving))
 
@@ -226,7 +227,7 @@ class Fleet:
             if outcome is None:
                 going.append((move, moving))
             else:
-                self._placement.move_ended(move.assignment.spec.name, move.assignment.epoch, outcome)
+                self._placement.moves.ended(move.assignment.spec.name, move.assignment.epoch, outcome)
         self._moving = going
 
     def _retire_empty(self) -> None:

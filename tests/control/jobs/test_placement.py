@@ -294,7 +294,7 @@ def test_a_silent_host_is_fenced_and_what_it_says_later_counts_for_nothing(servi
     assert late is not None
     assert late.bundles
     before = [(r.step, r.epoch) for r in service.database.jobs()]
-    service.placement.absorb([("h-0", late)])
+    service.placement.reports.absorb([("h-0", late)])
     assert [(r.step, r.epoch) for r in service.database.jobs()] == before
     service.run()
     service.check_integrity()
@@ -631,7 +631,7 @@ def test_a_job_that_is_asked_back_while_it_is_saved_for_a_pause_goes_on(service:
         assert service.control.resume(["job-0"]) == ("job-0",)
     else:
         service.submit(specs(2, steps=20))
-    assert service.placement.fence_paused() == []
+    assert service.placement.commands.fence_paused() == []
     service.run()
     assert set(service.states().values()) == {JobState.SUCCEEDED}
     service.check_integrity()
@@ -697,7 +697,7 @@ def test_who_cannot_save_is_fenced_at_its_last_bundle(service: Service) -> None:
     service.control.pause([])
     service.tick(2)
     assert not service.control.is_at_rest([])
-    assert service.placement.fence_paused() == ["job-0"]
+    assert service.placement.commands.fence_paused() == ["job-0"]
     assert service.states() == {"job-0": JobState.PAUSED}
     service.check_integrity()
 
