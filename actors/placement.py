@@ -91,8 +91,8 @@ class PlacementActor:
         return self._do(lambda control: control.drain(target))
 
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
-        line = self._do(lambda control: control.evaluator(requests))
-        return line.cross_evaluate(requests, max_rows)
+        connection = self._do(lambda control: control.evaluator(requests))
+        return connection.cross_evaluate(requests, max_rows)
 
     def save_and_pause(self, names: Names = ()) -> RunStatus:
         """Save these jobs at their next step, commit, and leave them PAUSED; who cannot save, at its last bundle."""

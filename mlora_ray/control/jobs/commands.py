@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mlora_ray.clock import Clock
+from mlora_ray.control.hosts.managed_host import HostTable
 from mlora_ray.control.jobs.commits import Commits
 from mlora_ray.control.jobs.mirror import load_jobs
 from mlora_ray.control.jobs.ownership import Ownership
-from mlora_ray.control.jobs.state import HostEntry, JobEntry, JobTable
+from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import JobSpec, JobState
 
@@ -22,7 +23,7 @@ class Commands:
         self,
         database: ControlDatabase,
         jobs: JobTable,
-        hosts: Mapping[str, HostEntry],
+        hosts: HostTable,
         ownership: Ownership,
         commits: Commits,
         clock: Clock,
@@ -58,7 +59,7 @@ class Commands:
         """Stop these jobs at their next step boundary, saved; those on no host at once. Answers which."""
         jobs = [j for j in self._jobs.named(names) if j.record.state in (*ON_A_HOST, JobState.QUEUED)]
         for job in jobs:
-            if job.record.host in self._hosts:
+            if self._hosts.is_living(job.record.host):
                 job.leaves_for = JobState.PAUSED
         self._ownership.reassign([(j, JobState.PAUSED, "") for j in jobs if j.leaves_for is None], "paused")
         return [j.name for j in jobs]

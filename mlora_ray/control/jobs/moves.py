@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from mlora_ray.control.hosts.managed_host import HostState, HostTable, ManagedHost
 from mlora_ray.control.jobs.ownership import Ownership
-from mlora_ray.control.jobs.state import HostEntry, JobEntry, JobTable
+from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.types import Assignment, JobState
 
 
@@ -35,23 +36,24 @@ class _Source(NamedTuple):
 class Moves:
     """Those under way, from the change of owner to the word that the state has arrived or has not."""
 
-    def __init__(self, jobs: JobTable, hosts: Mapping[str, HostEntry], ownership: Ownership, storage: str) -> None:
+    def __init__(self, jobs: JobTable, hosts: HostTable, ownership: Ownership, storage: str) -> None:
         self._jobs, self._hosts, self._ownership, self._storage = jobs, hosts, ownership, storage
         self._sources: dict[str, _Source] = {}  # by job
         self._reasons: dict[str, str] = {}  # by job, until the target has announced it
 
     def off_draining_hosts(self) -> list[WantedMove]:
         """Every job of a draining host goes to the emptiest host that computes the same bits, else into the queue."""
-        moves, load = [], {name: len(self._jobs.on(name)) for name in self._hosts}
-        for name in [n for n, h in self._hosts.items() if h.is_draining]:
-            for job in self._jobs.on(name):
+        moves, load = [], {host.name: len(self._jobs.on(host.name)) for host in self._hosts.living()}
+        alive = self._hosts.in_state(HostState.ALIVE)
+        for host in self._hosts.in_state(HostState.DRAINING):
+            for job in self._jobs.on(host.name):
                 if job.is_moving or job.leaves_for is not None:
                     continue
-                targets = [n for n, h in self._hosts.items() if not h.is_draining and _can_go_on(job, h)]
+                targets = [other.name for other in alive if _can_go_on(job, other)]
                 if not targets:
                     job.leaves_for = JobState.QUEUED
                     continue
-                target = min(targets, key=lambda n: (load[n], n))
+                target = min(targets, key=lambda name: (load[name], name))
                 load[target] += 1
                 moves.append(WantedMove(job, target, "drain"))
         return moves
@@ -98,7 +100,7 @@ class Moves:
         return Assignment(spec=record.spec, epoch=record.epoch, bundle_uri=record.bundle_uri, out_uri=out_uri)
 
 
-def _can_go_on(job: JobEntry, host: HostEntry) -> bool:
+def _can_go_on(job: JobEntry, host: ManagedHost) -> bool:
     spec = job.record.spec
-    is_same = job.record.numerics in ("", host.info.numerics)
-    return is_same and host.info.base == spec.base.id and spec.device_type in ("", host.info.device_type)
+    is_same = job.record.numerics in ("", host.numerics)
+    return is_same and host.base == spec.base.id and spec.device_type in ("", host.device_type)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
+from mlora_ray.control.hosts.managed_host import HostState, HostTable, ManagedHost
 from mlora_ray.control.jobs.commands import ON_A_HOST, Commands
 from mlora_ray.control.jobs.commits import Commits
 from mlora_ray.control.jobs.mirror import load_jobs, reread_jobs
@@ -24,7 +25,7 @@ from mlora_ray.control.jobs.moves import Move, Moves, WantedMove
 from mlora_ray.control.jobs.ownership import Ownership
 from mlora_ray.control.jobs.policy_guard import safe_decide
 from mlora_ray.control.jobs.reports import Reports
-from mlora_ray.control.jobs.state import HostEntry, JobTable
+from mlora_ray.control.jobs.state import JobTable
 from mlora_ray.control.jobs.step_time_learner import StepLearner
 from mlora_ray.control.jobs.views import adapter_views, host_views, run_status
 from mlora_ray.control.metrics import Metrics
@@ -34,8 +35,6 @@ from mlora_ray.store.decision_log import DecisionLog
 from mlora_ray.types import (
     ClusterView,
     HostInfo,
-    HostReport,
-    HostType,
     HostView,
     JobState,
     Migrate,
@@ -57,6 +56,7 @@ class Placement:
     def __init__(
         self,
         database: ControlDatabase,
+        hosts: HostTable,
         policy: Policy,
         settings: ServiceSettings,
         clock: Clock,
@@ -68,16 +68,15 @@ class Placement:
         self._learner = StepLearner(settings.step_times)
         self._started_s = clock.elapsed_s()
         self.policy_state = PolicyState()
-        self.hosts: dict[str, HostEntry] = {}
-        self.jobs = JobTable()
+        self.hosts, self.jobs = hosts, JobTable()
         self._ownership = Ownership(database, self.jobs, clock)
         self.commits = Commits(database, self.jobs, self._ownership, settings, clock, metrics)
-        self.commands = Commands(database, self.jobs, self.hosts, self._ownership, self.commits, clock)
-        self.moves = Moves(self.jobs, self.hosts, self._ownership, settings.storage)
+        self.commands = Commands(database, self.jobs, hosts, self._ownership, self.commits, clock)
+        self.moves = Moves(self.jobs, hosts, self._ownership, settings.storage)
         self.reports = Reports(
             database,
             self.jobs,
-            self.hosts,
+            hosts,
             self._ownership,
             self.commits,
             self.moves,
@@ -95,10 +94,10 @@ class Placement:
 
     # -- hosts
 
-    def host_joined(self, info: HostInfo, host_type: HostType) -> None:
+    def host_joined(self, host: ManagedHost, info: HostInfo) -> None:
         detail = f"pid={info.pid} device={info.device_type} node={info.node_ip} numerics={info.numerics[:8]}"
         self._ownership.event("host_joined", host=info.id, detail=detail)
-        self.hosts[info.id] = HostEntry(info, host_type, HostReport(host=info.id, base=info.base))
+        host.join(info)
 
     def host_lost(self, host: str, why: str, cause: str) -> list[str]:
         """Fence a host off: its jobs queue again under a new epoch. Answers their names; `cause` is for metrics."""
@@ -108,22 +107,22 @@ class Placement:
             self._metrics.count("mlora_lost_steps", job.num_uncommitted, cause=cause)
         self._ownership.reassign([(j, j.leaves_for or JobState.QUEUED, "") for j in lost], "requeued")
         self._ownership.event("host_lost", host=host, detail=why)
-        self.hosts.pop(host, None)
+        if known := self.hosts.get(host):
+            known.state = HostState.FENCED
         log.warning("lost host=%s jobs=%d why=%s", host, len(lost), why)
         return [j.name for j in lost]
 
-    def host_left(self, host: str, why: str) -> None:
-        """An empty host has gone."""
-        self._ownership.event("host_left", host=host, detail=why)
-        self.hosts.pop(host, None)
+    def host_left(self, host: ManagedHost, why: str) -> None:
+        """An empty host goes."""
+        self._ownership.event("host_left", host=host.name, detail=why)
+        host.state = HostState.FENCED
 
-    def drain(self, host: str, why: str, leaves_at_s: float | None = None) -> None:
+    def drain(self, host: ManagedHost, why: str, leaves_at_s: float | None = None) -> None:
         """Nobody comes here any more, and everybody leaves (see `decide`)."""
-        leaver = self.hosts[host]
-        leaver.leaves_at_s = leaves_at_s if leaver.leaves_at_s is None else leaver.leaves_at_s
-        if not leaver.is_draining:
-            leaver.is_draining = True
-            self._ownership.event("host_drains", host=host, detail=why)
+        host.leaves_at_s = leaves_at_s if host.leaves_at_s is None else host.leaves_at_s
+        if not host.is_draining:
+            host.state = HostState.DRAINING
+            self._ownership.event("host_drains", host=host.name, detail=why)
 
     # -- a tick
 
@@ -143,13 +142,13 @@ class Placement:
         asked = [WantedMove(self.jobs[a.adapter], a.host, "policy") for a in actions if isinstance(a, Migrate)]
         return self.moves.start([*drained, *asked])
 
-    def tick_for(self, name: str) -> Tick:
+    def tick_for(self, host: ManagedHost) -> Tick:
         """Assignments not yet taken, releases, acknowledgements, and everything that this host owns."""
-        host, mine = self.hosts[name], self.jobs.on(name)
+        mine = self.jobs.on(host.name)
         assignments = tuple(self.moves.assignment(j) for j in mine if not j.is_taken and not j.is_moving)
         releases = tuple(Release(j.name, j.record.epoch) for j in mine if j.leaves_for is not None and j.is_taken)
         acks, host.acks = tuple(host.acks), []
-        owned = frozenset((j.name, j.record.epoch) for j in mine) | self.moves.leaving(name)
+        owned = frozenset((j.name, j.record.epoch) for j in mine) | self.moves.leaving(host.name)
         return Tick(assignments, releases, acks, owned)
 
     # -- what others see
@@ -159,7 +158,7 @@ class Placement:
         now_s = self._clock.now_s()
         return ClusterView(
             now_s=now_s,
-            hosts=host_views(self.hosts, self.jobs),
+            hosts=host_views(self.hosts.living(), self.jobs),
             adapters=adapter_views(self.jobs.open(), now_s),
             pending_hosts=pending,
             prices=tuple((t.name, t.price_per_hour) for t in self._host_types),
@@ -180,5 +179,5 @@ class Placement:
 
     def status(self, names: Sequence[str] = (), phase: str = "training", error: str = "") -> RunStatus:
         elapsed_s = self._clock.elapsed_s() - self._started_s
-        reports = [h.report for h in self.hosts.values()]
+        reports = [host.report for host in self.hosts.living()]
         return run_status(self.jobs.named(names), reports, elapsed_s, phase, error)

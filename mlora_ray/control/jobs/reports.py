@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from mlora_ray.clock import Clock
+from mlora_ray.control.hosts.managed_host import HostTable, ManagedHost
 from mlora_ray.control.jobs.commits import Commits
 from mlora_ray.control.jobs.moves import Moves
 from mlora_ray.control.jobs.ownership import Ownership
-from mlora_ray.control.jobs.state import HostEntry, JobEntry, JobTable
+from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.control.jobs.step_time_learner import StepLearner
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.store.database.control_database import ControlDatabase
@@ -22,7 +23,7 @@ class Reports:
         self,
         database: ControlDatabase,
         jobs: JobTable,
-        hosts: Mapping[str, HostEntry],
+        hosts: HostTable,
         ownership: Ownership,
         commits: Commits,
         moves: Moves,
@@ -39,29 +40,29 @@ class Reports:
 
         One transaction for the bundles of all and one for all who started: with 50 hosts a tick is mostly those.
         """
-        known = [(self._hosts[name], report) for name, report in heard if name in self._hosts]
-        self._commits.bundles([(bundle, host.info.id) for host, report in known for bundle in report.bundles])
+        known = [(self._hosts[name], report) for name, report in heard if self._hosts.is_living(name)]
+        self._commits.bundles([(bundle, host.name) for host, report in known for bundle in report.bundles])
         started: dict[str, list[JobEntry]] = {}
         for host, report in known:
             self._note_figures(host, report)
             self._acknowledge(host, report)
             for arrival in report.arrivals:
-                self._note_arrival(host.info.id, arrival)
-            started.setdefault(host.info.numerics, []).extend(self._take_progress(host.info.id, report.progress))
+                self._note_arrival(host.name, arrival)
+            started.setdefault(host.numerics, []).extend(self._take_progress(host.name, report.progress))
         for numerics, jobs in started.items():
             self._start(jobs, numerics)
 
-    def _note_figures(self, host: HostEntry, report: HostReport) -> None:
+    def _note_figures(self, host: ManagedHost, report: HostReport) -> None:
         num_failed = report.num_failed_saves - host.report.num_failed_saves
         self._metrics.count("mlora_storage_failures", max(0, num_failed), operation="write")
         self._learner.take(host, report)
         if report.row_why != host.report.row_why != "":
             detail = f"{report.row_tokens:,} tokens: {report.row_why}"
-            self._ownership.event("row_size", host=host.info.id, detail=detail)
+            self._ownership.event("row_size", host=host.name, detail=detail)
         host.report = report
 
-    def _acknowledge(self, host: HostEntry, report: HostReport) -> None:
-        name = host.info.id
+    def _acknowledge(self, host: ManagedHost, report: HostReport) -> None:
+        name = host.name
         # A state that leaves takes with it the steps that are not acknowledged: these came too late to be committed.
         leaving = self._moves.leaving(name)
         host.acks += [Ack(b.job, b.epoch, b.step) for b in report.bundles if (b.job, b.epoch) not in leaving]
