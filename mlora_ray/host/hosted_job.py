@@ -25,6 +25,7 @@ class HostedJob:
     losses: EvalLosses | None = None
     is_leaving: bool = False  # placement has asked for it: it goes when its newest step is saved
     failure: str = ""  # it goes when its last good state is saved, or cannot be
+    is_unsaved: bool = False  # that failure was of storage
 
     @property
     def name(self) -> str:

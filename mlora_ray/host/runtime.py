@@ -161,7 +161,10 @@ class HostRuntime:
             self._engine.admit(spec, loaded.rows, loaded.eval_rows, loaded.state)
         except Exception as error:  # noqa: BLE001 - the tenant's edge: whatever it is, it is this job's alone
             is_crowded = bool(self._jobs) and loading.is_out_of_memory(error)  # another time, or another host
-            self._mail.report(_failure(assignment, 0, error, is_unread=is_crowded))
+            is_unread = is_crowded or isinstance(error, StorageError)
+            self._mail.report(
+                FailureReport(job=spec.name, epoch=assignment.epoch, step=0, error=str(error), is_unread=is_unread)
+            )
             return
         step = loaded.state.step if loaded.state is not None else 0
         job = HostedJob(assignment, loaded.eval_rows, loaded.num_tokens, step, assignment.bundle_uri)
@@ -217,20 +220,16 @@ class HostRuntime:
         """Its newest step is saved, or it has failed."""
         step = self._engine.progress(job.name).step
         self._drop(job)
-        if job.failure:
-            kept = f"its last good bundle is step {job.saved_step}" if job.saved_uri else "it has no bundle"
-            self._mail.report(_failure(job.assignment, step, f"{job.failure}; {kept}"))
-            log.warning("failed job=%s host=%s step=%d error=%s", job.name, self._settings.id, step, job.failure)
+        if not job.failure:
+            return
+        kept = f"its last good bundle is step {job.saved_step}" if job.saved_uri else "it has no bundle"
+        name, epoch = job.key
+        error = f"{job.failure}; {kept}"
+        self._mail.report(FailureReport(job=name, epoch=epoch, step=step, error=error, is_unsaved=job.is_unsaved))
+        log.warning("failed job=%s host=%s step=%d error=%s", name, self._settings.id, step, job.failure)
 
     def _drop(self, job: HostedJob) -> None:
         del self._jobs[job.name]
         self._saves.remove(job)
         self._engine.evict(job.name)
         self._progress.is_out_of_date()
-
-
-def _failure(assignment: Assignment, step: int, error: Exception | str, is_unread: bool = False) -> FailureReport:
-    is_unread = is_unread or isinstance(error, StorageError)
-    return FailureReport(
-        job=assignment.spec.name, epoch=assignment.epoch, step=step, error=str(error), is_unread=is_unread
-    )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mlora_ray.errors import StorageError
 from mlora_ray.host.hosted_job import HostedJob
 from mlora_ray.host.snapshot_writer import SnapshotWriter
-from mlora_ray.types import STORAGE_FAILURE, BundleReport, HostSettings
+from mlora_ray.types import BundleReport, HostSettings
 
 if TYPE_CHECKING:
     from mlora_ray.engine.engine import Engine
@@ -175,7 +175,8 @@ class SaveQueue:
             return f"{job.name}: {error}"
         if save.num_failed >= self._save_attempts > 0:
             save.state = SaveState.DUE
-            self.fail(job, f"{STORAGE_FAILURE}, {save.num_failed} attempts: {error}")
+            self.fail(job, f"{save.num_failed} attempts: {error}")
+            job.is_unsaved = True
             return f"{job.name}: {error}"
         wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(save.num_failed - 1, 10))
         save.state, save.retry_at_s = SaveState.RETRYING, self._elapsed_s() + wait_s

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlora_ray.errors import StorageError
 from mlora_ray.run import cross_evaluation
 from mlora_ray.run.session import Run
-from mlora_ray.types import STORAGE_FAILURE, JobState
+from mlora_ray.types import JobState
 from mlora_ray.types.service import RunResult
 from mlora_ray.types.status import RunStatus
 
@@ -125,7 +125,7 @@ def _summary(run: Run, result: RunResult, status: RunStatus, cross_eval: dict[st
 
 def why_failed(record: JobRecord, error: str) -> str:
     """A job's error; one that storage or the run's end stopped also says from where it can go on."""
-    is_its_own = record.state is JobState.FAILED and not record.error.startswith(f"{STORAGE_FAILURE},")
+    is_its_own = record.state is JobState.FAILED and not record.is_unsaved
     why = record.error or error or "not finished"
     return (
         why if is_its_own or record.state is JobState.CANCELLED else f"{why}; --resume goes on from step {record.step}"
