@@ -62,11 +62,10 @@ def why_waits(job: JobEntry, hosts: HostTable, now_s: float, trouble: str) -> st
     left_s = job.waits_until_s - now_s
     if left_s > 0:
         return f"its files could not be read; again in {left_s:.0f} s"
-    base, numerics = job.record.spec.base.id, job.record.numerics
-    alive = [h for h in hosts.in_state(HostState.ALIVE) if h.base == base]
-    if any(numerics in ("", h.numerics) for h in alive):
+    alive = [h for h in hosts.in_state(HostState.ALIVE) if h.base == job.base]
+    if any(job.numerics in ("", h.numerics) for h in alive):
         return "the policy has not placed it yet"
-    starting = [h for h in hosts.in_state(HostState.STARTING) if h.base == base]
+    starting = [h for h in hosts.in_state(HostState.STARTING) if h.base == job.base]
     if starting:
         return f"host {starting[0].name} {_stage(starting[0])}"
     if alive:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mlora_ray.control.hosts.managed_host import HostState, HostTable, ManagedHost
+from mlora_ray.control.hosts.managed_host import HostState, HostTable
 from mlora_ray.control.jobs.ownership import Ownership
 from mlora_ray.control.jobs.state import JobEntry, JobTable
+from mlora_ray.policies.compatibility import why_not
 from mlora_ray.types import Assignment, JobState
 
 
@@ -49,7 +50,7 @@ class Moves:
             for job in self._jobs.on(host.name):
                 if job.is_moving or job.leaves_for is not None:
                     continue
-                targets = [other.name for other in alive if _can_go_on(job, other)]
+                targets = [other.name for other in alive if not why_not(job, other)]
                 if not targets:
                     job.leaves_for = JobState.QUEUED
                     continue
@@ -98,9 +99,3 @@ class Moves:
         record = job.record
         out_uri = f"{self._storage}/{job.name}"
         return Assignment(spec=record.spec, epoch=record.epoch, bundle_uri=record.bundle_uri, out_uri=out_uri)
-
-
-def _can_go_on(job: JobEntry, host: ManagedHost) -> bool:
-    spec = job.record.spec
-    is_same = job.record.numerics in ("", host.numerics)
-    return is_same and host.base == spec.base.id and spec.device_type in ("", host.device_type)

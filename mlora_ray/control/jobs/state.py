@@ -34,6 +34,20 @@ class JobEntry:
         return self.record.spec.name
 
     @property
+    def base(self) -> str:
+        return self.record.spec.base.id
+
+    @property
+    def device_type(self) -> str:
+        """Empty: any."""
+        return self.record.spec.device_type
+
+    @property
+    def numerics(self) -> str:
+        """Empty: it has not begun."""
+        return self.record.numerics
+
+    @property
     def num_uncommitted(self) -> int:
         """Steps that its host has shown beyond the last bundle."""
         now = self.progress
