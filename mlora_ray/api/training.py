@@ -122,10 +122,10 @@ def open_run(out: str | Path) -> Run:
     >>> sorted(open_run(out))
     ['a', 'b']
     """
-    from mlora_ray.store.run_files import job_names
+    from mlora_ray.run.directory import RunDirectory
 
     folder = Path(out).expanduser().absolute()
-    names = job_names(folder)
+    names = RunDirectory(str(folder)).names()
     if not names:
         raise command_line_mistake("out", str(out), "the directory of a run that has trained")
     return Run(folder, names)

@@ -132,6 +132,10 @@ class RunDirectory:
             raise InputError(mistakes)
         return True
 
+    def names(self) -> tuple[str, ...]:
+        """The jobs of the run that is here, in their order; none where there is no run."""
+        return tuple(r.spec.name for r in self._read_jobs()) if self.database.exists() else ()
+
     def events(self, after: int = 0) -> tuple[Event, ...]:
         """What has happened to the run that is here, oldest first; ids above `after`."""
         database = ControlDatabase(self.database_url)

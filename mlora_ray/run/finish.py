@@ -16,7 +16,7 @@ from mlora_ray.run.session import TrainSession
 from mlora_ray.run.summary import build_summary, with_recorded_figures, write_summary
 from mlora_ray.run.watch import POLL_S, exit_code
 from mlora_ray.store.run_files import read_json
-from mlora_ray.types import STORAGE_FAILURE, JobState
+from mlora_ray.types import JobState
 from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_SUCCEEDED
 from mlora_ray.types.records import JobRecord
 from mlora_ray.types.service import RunResult
@@ -124,7 +124,7 @@ def _summary(session: TrainSession, result: RunResult, error: str, cross_eval: d
 
 def why_failed(record: JobRecord, error: str) -> str:
     """A job's error; one that storage or the run's end stopped also says from where it can go on."""
-    is_its_own = record.state is JobState.FAILED and not record.error.startswith(f"{STORAGE_FAILURE},")
+    is_its_own = record.state is JobState.FAILED and not record.is_unsaved
     why = record.error or error or "not finished"
     return (
         why if is_its_own or record.state is JobState.CANCELLED else f"{why}; --resume goes on from step {record.step}"
