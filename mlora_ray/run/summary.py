@@ -112,12 +112,20 @@ def _job_entry(run_dir: Path, name: str, error: str | None) -> dict[str, Any]:
         "state": str(_state(folder, job, error, len(steps))),
         "steps": len(steps),
         "tokens": sum(int(step.get("num_tokens", 0)) for step in steps),
+        "dropped_rows": _dropped_rows(job),
         "train_loss": _end_loss(steps),
         "base_eval_loss": number(eval_.get("base", {}).get("loss")),
         "eval_loss": number(eval_.get("adapter", {}).get("loss")),
         "seconds": sum(number(step.get("seconds")) or 0.0 for step in steps),
         "weights_sha256": job.get("weights_sha256", ""),
     }
+
+
+def _dropped_rows(job: Mapping[str, Any]) -> int:
+    """Rows of the job's files that `max_length` left without a target."""
+    spec = job.get("spec", {})
+    refs = [spec.get(name) or {} for name in ("train_rows", "eval_rows")]
+    return sum(int(ref.get("counts", {}).get("num_dropped", 0)) for ref in refs)
 
 
 def _state(folder: Path, job: Mapping[str, Any], error: str | None, num_steps: int) -> JobState:
