@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlora_ray.config.cluster_fields import SYNONYMS, HostTypeFields, ScaleFields, ServiceFields
-from mlora_ray.config.field_reader import FieldReader
+from mlora_ray.config.field_reader import FieldReader, names_of
 from mlora_ray.config.service_settings import OURS, ServiceSettings
 from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.config.yaml_lines import Document, Value, dotted, read_yaml
@@ -59,9 +59,9 @@ class _SettingsReader:
             return ServiceSettings()
         top = {**self._document.value, **self._given}
         types = top.pop("host_types", None)
-        scale = {k: v for k, v in top.items() if k in ScaleFields.model_fields}
+        scale = {k: v for k, v in top.items() if k in names_of(ScaleFields)}
         rest = {k: v for k, v in top.items() if k not in scale}
-        held = self._fields.validated(ServiceFields, rest, (), also=(*ScaleFields.model_fields, "host_types"))
+        held = self._fields.validated(ServiceFields, rest, (), also=(*names_of(ScaleFields), "host_types"))
         autoscale = self._autoscale(held.pop("profile", "custom"), self._fields.validated(ScaleFields, scale, ()))
         storage = self._storage(held.pop("storage", ""), environment)
         database = self._database(held.pop("database", ""), storage, environment)

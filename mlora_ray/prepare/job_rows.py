@@ -57,8 +57,8 @@ def in_job_file(mistake: Mistake, path: str, job: JobFileEntry, field: str) -> M
         allowed = f"{mistake.allowed} ({row})"
     else:
         return mistake
-    where = f"job {job.name}: {field}"
-    return dataclasses.replace(mistake, file=path, line=job.line_of(field), field=where, value=value, allowed=allowed)
+    line = job.line_of(field)
+    return dataclasses.replace(mistake, file=path, line=line, job=job.name, field=field, value=value, allowed=allowed)
 
 
 class RowsOfJobs:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from mlora_ray.bases.linear_shapes import BaseShapes, base_shapes
 from mlora_ray.bases.resolve import resolve_base
@@ -64,14 +65,20 @@ def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
 
 def _job_spec(job: JobFileEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
     train_rows = refs[rows_key(job, job.train_path)]
+    total_steps = batch_sampler.total_steps(job.train, train_rows.num_rows)
+    per_epoch = batch_sampler.steps_per_epoch(job.train, train_rows.num_rows)
+    steps: dict[str, Any] = {
+        name: per_epoch if isinstance(every, str) else math.ceil(total_steps * every)
+        for name, every in job.relative_steps.items()
+    }
     return JobSpec(
         name=job.name,
         base=base,
         lora=job.lora,
-        train=job.train,
+        train=dataclasses.replace(job.train, **steps),
         train_rows=train_rows,
         eval_rows=refs[rows_key(job, job.eval_path)] if job.eval_path else None,
-        total_steps=batch_sampler.total_steps(job.train, train_rows.num_rows),
+        total_steps=total_steps,
         tenant=job.tenant,
         priority=job.priority,
         deadline_at_s=job.deadline_at_s,

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from mlora_ray.engine.adapter_layout import build_layout
 from mlora_ray.engine.adapter_state import AdapterState
-from mlora_ray.engine.optimizer import LION_BETAS
+from mlora_ray.engine.optimizer import LION_BETA2
 from mlora_ray.engine.peft_format import peft_config, peft_tensors
 from mlora_ray.types import LoraSpec, TrainSpec
 from tests.engine.jobs import make_engine, make_job, random_rows, train_all
@@ -82,9 +82,9 @@ def torch_lion(parameters: list[torch.nn.Parameter], rates: list[float], weight_
             for group in self.param_groups:
                 for p in group["params"]:
                     m = self.state[p].setdefault("m", torch.zeros_like(p))
-                    update = (LION_BETAS[0] * m + (1 - LION_BETAS[0]) * p.grad).sign()
+                    update = (0.9 * m + 0.1 * p.grad).sign()
                     p.data -= group["lr"] * (update + weight_decay * p.data)
-                    m.mul_(LION_BETAS[1]).add_(p.grad, alpha=1 - LION_BETAS[1])
+                    m.mul_(LION_BETA2).add_(p.grad, alpha=1 - LION_BETA2)
 
     return Lion([{"params": [p], "lr": lr} for p, lr in zip(parameters, rates, strict=True)], {"lr": rates[0]})
 

@@ -22,10 +22,11 @@ from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.base import Base
 from mlora_ray.engine.engine import StepFailure
 from mlora_ray.engine.engine_job import EngineJob
-from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
+from mlora_ray.engine.optimizer import clip_, optimizer_step_
 from mlora_ray.engine.packed_row import Request, keep_mask
 from mlora_ray.engine.packed_row_stats import RowFacts
 from mlora_ray.engine.paging import Pager
+from mlora_ray.engine.schedule import learning_rate
 from mlora_ray.errors import JobError
 from mlora_ray.types import BUFFER_ROWS, LoraSpec, StepReport, TrainSpec
 from tests.engine.jobs import make_engine, make_job, mixed_job, random_rows, renamed, train_all
