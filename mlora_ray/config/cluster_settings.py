@@ -128,7 +128,9 @@ class _SettingsReader:
             try:
                 profile = read_profile(str(self._path.parent / Path(name).expanduser()))
             except InputError as error:
-                self._fields.add(where, dotted(where), name, "; ".join(str(m) for m in error.mistakes))
+                self._fields.add(
+                    where, dotted(where), name, f"a sound profile: {'; '.join(str(m) for m in error.mistakes)}"
+                )
                 continue
             key = (profile.base, profile.device_type)
             if key in found or (profile.memory and profile.memory.base != profile.base):
@@ -150,7 +152,7 @@ class _SettingsReader:
         if most <= 0 or not types:
             return
         if free := [one.name for one in types if one.price_per_hour <= 0]:
-            allowed = f"a price_per_hour of every host type; {', '.join(free)} has none"
+            allowed = f"left out, or every host type has a price_per_hour; {', '.join(free)} has none"
             self._fields.add(("max_cost_per_hour",), "max_cost_per_hour", f"{most:g}", allowed)
         elif most < (least := min(one.price_per_hour for one in types)):
             allowed = f"at least {least:g}, the price of the cheapest host type: no host could be launched"
@@ -201,7 +203,7 @@ class _SettingsReader:
         try:
             load_policy(name)
         except ValueError as error:
-            self._fields.add(("policy",), "policy", name, str(error))
+            self._fields.add(("policy",), "policy", name, f"one that can be loaded: {error}")
 
     def _at_its_source(self, one: Mistake) -> Mistake:
         if one.field.split("[")[0].split(".")[0] in self._given:

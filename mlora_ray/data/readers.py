@@ -45,7 +45,9 @@ class MistakeList:
         if not self.count:
             return
         more = self.count - len(self.shown)
-        last = [Mistake(file=self.file, field=f"and {more} more", value="", allowed="mend these first")] if more else []
+        last = (
+            [Mistake(file=self.file, field=f"and {more} more", value="", allowed="mended after these")] if more else []
+        )
         raise InputError(self.shown + last)
 
 

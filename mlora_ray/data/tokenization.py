@@ -124,7 +124,9 @@ def _cut(pairs: list[Pair], raw: list[RawRow], max_length: int, mistakes: Mistak
             num_truncated += 1
         first = next((i for i, t in enumerate(targets) if t and i), None)
         if first is None:
-            mistakes.add(_field(row, "row"), "", f"row has no target; the row has {len(ids)} tokens", row.line)
+            mistakes.add(
+                _field(row, "row"), "", f"one with a target: row has no target; the row has {len(ids)} tokens", row.line
+            )
         elif first >= max_length:
             emptied.append((row, first + 1, len(ids)))
         else:
@@ -134,5 +136,5 @@ def _cut(pairs: list[Pair], raw: list[RawRow], max_length: int, mistakes: Mistak
         its = f"its first is token {token}; the row has {num_tokens} tokens"
         who = "row has no target" if len(emptied) == 1 else f"{len(emptied)} of {len(raw)} rows have no target: in row"
         why = f"{who}: {its}" if len(emptied) == 1 else f"{who} {row.number} {its}"
-        mistakes.add("max_length", str(max_length), why, row.line)
+        mistakes.add("max_length", str(max_length), f"larger: {why}", row.line)
     return Prepared(make_rows(kept), num_truncated)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 from mlora_ray.bases.linear_shapes import base_shapes, num_lora_parameters, state_bytes
 from mlora_ray.data import batch_sampler
 from mlora_ray.display.numbers import count
+from mlora_ray.prepare.target_checks import wide_ranks
 from mlora_ray.types import JobSpec
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class CheckReport(TypedDict):
     truncated: int
     tokens_per_s: float
     seconds: float
+    warnings: list[str]
     jobs: list[JobCost]
 
 
@@ -71,6 +73,7 @@ def check_report(specs: list[JobSpec], tokens_per_s: float = 0.0) -> CheckReport
         truncated=sum(j["truncated"] for j in jobs),
         tokens_per_s=round(rate, 1),
         seconds=round(trained / rate, 1),
+        warnings=wide_ranks(specs),
         jobs=jobs,
     )
 
@@ -102,7 +105,7 @@ def check_table(report: CheckReport) -> Table:
         f"at {report['tokens_per_s']:.0f} tokens/s. "
         f"Memory without activations: base {report['base_bytes'] / 1e6:.0f} MB, "
         f"adapters {report['adapter_bytes'] / 1e6:.1f} MB; a step's activations come on top. "
-        f"{report['truncated']} rows cut to max_length."
+        f"{report['truncated']} rows cut to max_length." + "".join(f"\nwarning: {one}" for one in report["warnings"])
     )
     table = Table(title=f"{report['base']} ({report['dtype']}), {count(len(report['jobs']), 'job')}", caption=total)
     table.add_column("job")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,13 @@ from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.data import batch_sampler
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.prepare.job_rows import RowsKey, RowsOfJobs, reading_mistakes, rows_key
-from mlora_ray.prepare.target_checks import target_mistakes
+from mlora_ray.prepare.target_checks import target_mistakes, wide_ranks
 from mlora_ray.types import BaseSpec, JobSpec, RowsRef
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
@@ -41,7 +44,10 @@ def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
     found += rows.mistakes
     if found:
         raise InputError(found)
-    return [_job_spec(job, base, rows.refs) for job in job_file.jobs]
+    specs = [_job_spec(job, base, rows.refs) for job in job_file.jobs]
+    for warning in wide_ranks(specs) if data_dir_uri else []:  # `check` has them in its report
+        _log.warning("event=wide_rank %s", warning)
+    return specs
 
 
 def _at_base(job_file: JobFile, mistake: Mistake) -> Mistake:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mlora_ray.bases import target_modules
-from mlora_ray.bases.linear_shapes import BaseShapes
+from mlora_ray.bases.linear_shapes import BaseShapes, base_shapes
 from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.display.numbers import count
 from mlora_ray.errors import Mistake
-from mlora_ray.types import LoraSpec
+from mlora_ray.types import JobSpec, LoraSpec
 
 
 def target_mistakes(job_file: JobFile, shapes: BaseShapes) -> list[Mistake]:
@@ -69,18 +69,24 @@ def _wrong_patterns(lora: LoraSpec, linears: dict[str, tuple[int, int]]) -> list
     ]
 
 
-def wide_ranks(lora: LoraSpec, linears: dict[str, tuple[int, int]]) -> str:
-    """The module whose rank is furthest above its smaller side, in words; empty where there is none.
+def wide_ranks(specs: list[JobSpec]) -> list[str]:
+    """A sentence for each LoraSpec with ranks above a module's smaller side: what is above it learns nothing more.
 
-    PEFT takes such a rank and so do we: it is only that the rank above that side learns nothing more.
+    PEFT takes such ranks, and so do we.
     """
+    by_spec = {spec.lora: spec for spec in reversed(specs)}
+    found = [(spec.name, _widest(lora, base_shapes(spec.base.path).linears)) for lora, spec in by_spec.items()]
+    return [f"job={name} {said}" for name, said in reversed(found) if said]
+
+
+def _widest(lora: LoraSpec, linears: dict[str, tuple[int, int]]) -> str:
     chosen = target_modules.select_targets(lora, linears)
     over = {name: rank - min(linears[name]) for name, rank in chosen.items() if rank > min(linears[name])}
     if not over:
         return ""
     name = max(over, key=over.__getitem__)
     num_in, num_out = linears[name]
-    return f"rank {chosen[name]} of {name} ({num_in} x {num_out}) is above {min(linears[name])}, all that it can use"
+    return f"rank {chosen[name]} of {name} ({num_in} x {num_out}) is above {min(linears[name])}, all it can use"
 
 
 def _only(target: str) -> LoraSpec:

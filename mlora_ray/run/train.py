@@ -17,7 +17,9 @@ def train(options: TrainOptions, settings_path: str, service: str, out: Console)
     if options.address:
         return _on_cluster(options, settings_path, service, out)
     if settings_path:
-        raise command_line_mistake("--settings", settings_path, "only with --address: a cluster of our own needs none")
+        raise command_line_mistake(
+            "--settings", settings_path, "given with --address only: a cluster of our own needs none"
+        )
     if not options.out:
         raise command_line_mistake("--out", "", "a directory for the adapters; or --address of a running cluster")
     from mlora_ray.run.local import train as train_here
@@ -31,7 +33,7 @@ def _on_cluster(options: TrainOptions, settings_path: str, service: str, out: Co
 
     if options.is_overwrite:
         raise command_line_mistake(
-            "--overwrite", "", "not with --address: a service keeps its jobs. Cancel them, or use other names"
+            "--overwrite", "", "left out with --address: a service keeps its jobs. Cancel them, or use other names"
         )
     if options.device not in ("auto", "cpu", "cuda"):
         raise command_line_mistake("--device", options.device, "auto, cpu or cuda")

@@ -164,7 +164,7 @@ def test_a_storage_url_needs_a_database(tmp_path: Path) -> None:
         ("max_workers: 3", "max_workers", "did you mean max_hosts?"),
         ("database_url: x", "database_url", "did you mean database?"),
         ("colour: red", "colour", "unknown field; allowed: name, storage, database"),
-        ("max_cost_per_hour: 3", "max_cost_per_hour", "a price_per_hour of every host type; cpu has none"),
+        ("max_cost_per_hour: 3", "max_cost_per_hour", "every host type has a price_per_hour; cpu has none"),
         ("host_types: cpu", "host_types", "a list of at least one host type"),
         ("host_types: [cpu]", "host_types[0]", "a mapping with at least a name"),
         ("host_types: [{device: cpu}]", "host_types[0].name", "required"),
