@@ -19,8 +19,9 @@ class Harmless(NamedTuple):
     instead: str = ""  # follows "must be <values>: "; empty where every value changes nothing
 
     def allowed(self) -> str:
-        shown = [str(value).lower() if isinstance(value, bool) else str(value) for value in self.values if value]
-        shown += ["false" if False in self.values else "0"] if 0 in self.values else []
+        """What a value must be, with what to do instead."""
+        plain = [one for one in self.values if one != "" and isinstance(one, str | int)]
+        shown = [str(one).lower() if isinstance(one, bool) else str(one) for one in plain]
         return f"{' or '.join(shown) or 'left out'}: {self.instead}"
 
 
@@ -56,7 +57,7 @@ LORA_CONFIG: dict[str, Taken | Harmless] = {
     "corda_config": Harmless((), "CorDA rewrites the base, which all jobs share; use init_lora_weights: true"),
     "lora_ga_config": Harmless((), "LoRA-GA rewrites the base, which all jobs share; use init_lora_weights: true"),
     "use_dora": Harmless((False,), "DoRA is not trained; plain LoRA with use_rslora or a higher r comes closest"),
-    "velora_config": Harmless((), "VeLoRA is not trained; plain LoRA keeps few activations of a packed row already"),
+    "velora_config": Harmless((), "VeLoRA is not trained; use plain LoRA"),
     "alora_invocation_tokens": Harmless((), "activated LoRA is not trained; use plain LoRA"),
     "use_qalora": Harmless((False,), "bases are not quantized here; use plain LoRA"),
     "qalora_group_size": ANY,  # read with use_qalora only
@@ -162,7 +163,7 @@ TRAINING_ARGUMENTS: dict[str, Taken | Harmless] = {
     "use_cpu": Harmless((False,), "use device_type: cpu"),
     "accelerator_config": Harmless(({},), _ONE_DEVICE),
     "parallelism_config": Harmless(({},), _ONE_DEVICE),
-    "dataloader_drop_last": Harmless((False,), "the last batch of a data pass is short and counts; mend the rows"),
+    "dataloader_drop_last": Harmless((False,), "a short last batch counts; use a batch_size that divides the rows"),
     "dataloader_num_workers": ANY,  # rows are tokenised once, before training
     "dataloader_pin_memory": ANY,
     "dataloader_persistent_workers": ANY,
@@ -172,7 +173,6 @@ TRAINING_ARGUMENTS: dict[str, Taken | Harmless] = {
     "remove_unused_columns": ANY,
     "label_names": Harmless(([], ["labels"]), "use completion_only_loss to say which tokens the loss counts"),
     "train_sampling_strategy": Harmless(("random",), "rows are shuffled by the seed, and are never padded"),
-    "group_by_length": Harmless((False,), "rows are never padded, so that grouping them by length gains nothing"),
     "length_column_name": ANY,
     "ddp_find_unused_parameters": ANY,  # of a job on several devices, as those below
     "ddp_bucket_cap_mb": ANY,
@@ -220,13 +220,14 @@ OTHERS: dict[str, Taken | Harmless] = {
     "loraplus_lr_ratio": Taken("loraplus_lr_ratio"),
     "loraplus_lr_embedding": ANY,  # embeddings are not adapted
     "loraplus_weight_decay": Harmless((), "use weight_decay"),
+    "group_by_length": Harmless((False,), "rows are never padded, so that grouping them by length gains nothing"),
     "adapter": Harmless(("lora",), "bases are not quantized here; use lora with dtype: bfloat16"),
     "stage": Harmless(("sft",), "jobs are supervised fine-tuning"),
     "finetuning_type": Harmless(("lora",), "adapters are LoRA; the base stays as it is"),
     "load_in_8bit": Harmless((False,), "bases are not quantized here; use dtype: bfloat16, one base serves all jobs"),
     "load_in_4bit": Harmless((False,), "bases are not quantized here; use dtype: bfloat16, one base serves all jobs"),
     "quantization_bit": Harmless((), "bases are not quantized here; use dtype: bfloat16, one base serves all jobs"),
-    "lora_target_linear": Harmless((True,), "name the modules in target_modules"),
+    "lora_target_linear": Harmless((True,), "leave it out and name the modules in target_modules"),
     "lora_modules_to_save": Harmless(([],), "whole modules of the base are not trained; use target_modules"),
     "lora_fan_in_fan_out": Harmless((False,), "only Linear layers are adapted"),
     "sample_packing": Harmless((False,), "rows are laid end to end without padding anyway, and batch_size counts rows"),
