@@ -83,7 +83,7 @@ def export_bundle(record: JobRecord, to: str) -> str:
 
     if not record.bundle_uri:
         raise command_line_mistake(
-            "export", record.spec.name, f"a job with a committed bundle; it is {record.state} at step 0"
+            "job to export", record.spec.name, f"one with a committed bundle; it is {record.state} at step 0"
         )
     arrays, meta = read_bundle(record.bundle_uri)
     tensors, config = peft_files(record, arrays)

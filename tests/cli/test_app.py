@@ -105,7 +105,7 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
         (directory.root / name).parent.mkdir(parents=True, exist_ok=True)
         (directory.root / name).write_text("x")
     directory.close()
-    with pytest.raises(InputError, match="holds a run"):
+    with pytest.raises(InputError, match="a directory without a run"):
         RunDirectory(str(directory.root)).open(is_resume=False, is_overwrite=False)
     again = RunDirectory(str(directory.root))
     again.open(is_resume=False, is_overwrite=True)
@@ -133,7 +133,7 @@ def test_overwrite_leaves_the_storage_of_a_service_at_work_alone(tmp_path: Path)
     beating = threading.Thread(target=beat)
     beating.start()
     try:
-        with pytest.raises(InputError, match=r"--overwrite: .*'mlora on a cluster' is at work on it"):
+        with pytest.raises(InputError, match=r"--overwrite must be .*'mlora on a cluster' is at work on it"):
             directory.open(is_resume=False, is_overwrite=True)
     finally:
         is_over.set()

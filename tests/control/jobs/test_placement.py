@@ -643,7 +643,7 @@ def test_the_same_jobs_again_go_on_and_others_of_their_name_are_refused(service:
     service.control.pause([])
     service.tick(3)
     service.submit(specs(3))
-    with pytest.raises(InputError, match=r"jobs\.job-1\.train\.max_steps"):
+    with pytest.raises(InputError, match=r'job "job-1": train\.max_steps must be'):
         service.submit([make_spec("job-1", steps=99)])
     service.run()
     assert len(service.states()) == 3
@@ -686,7 +686,7 @@ def test_unknown_names_are_told_all_at_once(service: Service) -> None:
 
 def test_a_device_that_no_host_type_has_is_told_at_submit(service: Service) -> None:
     job = dataclasses.replace(make_spec("job-0"), device_type="cuda")
-    with pytest.raises(InputError, match=r"jobs\.job-0\.device_type: 'cuda' .*there are: h \(cpu\)"):
+    with pytest.raises(InputError, match=r'job "job-0": device_type must be .*there are: h \(cpu\) \(found cuda\)'):
         service.submit([job])
 
 
