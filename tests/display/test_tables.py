@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from mlora_ray.actors.client import ServiceEnded
-from mlora_ray.cli.logs import event_line, in_order, parse_after, step_line
+from mlora_ray.cli.logs import parse_after
 from mlora_ray.display.host_table import COLUMNS, host_cells
+from mlora_ray.display.log_lines import event_line, in_order, step_line
 from mlora_ray.display.status_table import JOB_COLUMNS, job_cells, print_status, status_json
 from mlora_ray.display.tables import Column, print_table
 from mlora_ray.errors import InputError, MloraError
