@@ -58,6 +58,11 @@ class StorageLayout:
         return f"{self.folder}/lock"
 
     @property
+    def inputs(self) -> str:
+        """The job file, and the rows that came from memory, of a run that was started from Python."""
+        return f"{self.folder}/inputs"
+
+    @property
     def ray_note(self) -> str:
         """Where the run's own Ray keeps its files."""
         return f"{self.folder}/ray_dir"

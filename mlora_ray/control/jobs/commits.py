@@ -85,7 +85,7 @@ class Commits:
         if report.is_unread and job.num_unread < MAX_UNREAD:
             self._read_later(job, report)
         elif self._db.commit_failure(report, self._clock.now_s(), host):
-            self._jobs.change(job, state=JobState.FAILED, error=report.error)
+            self._jobs.change(job, state=JobState.FAILED, error=report.reason)
 
     def _read_later(self, job: JobEntry, report: FailureReport) -> None:
         """A bundle that is damaged or gone costs the steps since the one before; storage that is away, a wait."""
