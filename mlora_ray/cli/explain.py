@@ -24,7 +24,7 @@ def explain(name: str, address: str, service_name: str, as_json: bool, out: Cons
     try:
         found = run(job, situation, events, settings.step_times)
     except ValueError as error:
-        raise command_line_mistake("policy", situation.policy, str(error)) from error
+        raise command_line_mistake("policy", situation.policy, f"one that can be loaded: {error}") from error
     if as_json:
         print_json(found)
     else:

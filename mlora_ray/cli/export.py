@@ -34,7 +34,7 @@ def export(job: str, to: str, address: str, service_name: str, is_latest: bool, 
             if record.bundle_uri
             else "nothing is committed yet"
         )
-        raise command_line_mistake("export", job, f"a job that has SUCCEEDED; it is {record.state}; {last}")
+        raise command_line_mistake("job to export", job, f"one that has SUCCEEDED; it is {record.state}; {last}")
     answer = {"job": job, "to": to, "step": record.step, "weights_sha256": sha256}
     if as_json:
         print_json(answer)

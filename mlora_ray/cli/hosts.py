@@ -37,7 +37,7 @@ def drain(target: str, address: str, service_name: str, as_json: bool, out: Cons
         if not target or not any(target == host.id or host.node_id.startswith(target) for host in hosts):
             there = ", ".join(f"{host.id} (node {host.node_id[:NODE_CHARACTERS] or 'none yet'})" for host in hosts)
             raise command_line_mistake(
-                "drain", target, f"a host, or the start of a node id; there are: {there or 'no hosts'}"
+                "what to drain", target, f"a host, or the start of a node id; there are: {there or 'no hosts'}"
             )
         drained = service.drain(target)
     if as_json:

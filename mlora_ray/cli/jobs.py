@@ -60,7 +60,7 @@ def pause(names: Sequence[str], address: str, service_name: str, as_json: bool, 
     """Stop these jobs at their next step boundary, saved."""
     with on_cluster(address):
         service = find_service(service_name)
-        _refuse_ended("pause", service.status(names), "a job that has not ended")
+        _refuse_ended("pause", service.status(names), "one that has not ended")
         _answer("pausing", "was paused already", service.pause(names), names, as_json, out)
     return EXIT_SUCCEEDED
 
@@ -70,7 +70,7 @@ def resume(names: Sequence[str], address: str, service_name: str, as_json: bool,
     with on_cluster(address):
         service = find_service(service_name)
         ended = (JobState.SUCCEEDED, JobState.CANCELLED)
-        _refuse_ended("resume", service.status(names), "a paused or failed job", ended)
+        _refuse_ended("resume", service.status(names), "one that is paused or failed", ended)
         _answer("queued", "goes on already", service.resume(names), names, as_json, out)
     return EXIT_SUCCEEDED
 
@@ -79,7 +79,7 @@ def cancel(names: Sequence[str], address: str, service_name: str, as_json: bool,
     """End these jobs for good; what they have committed stays in the storage."""
     with on_cluster(address):
         service = find_service(service_name)
-        _refuse_ended("cancel", service.status(names), "a job that has not ended")
+        _refuse_ended("cancel", service.status(names), "one that has not ended")
         _answer("cancelled", "had ended already", service.cancel(names), names, as_json, out)
     return EXIT_SUCCEEDED
 
@@ -93,7 +93,9 @@ def _refuse_ended(
     """Raises InputError with a mistake for each job in one of `states`; then nothing is changed."""
     ended = [job for job in status.jobs if job.state in states]
     if ended:
-        raise InputError([command_mistake(command, job.name, f"{allowed}; it is {job.state}") for job in ended])
+        raise InputError(
+            [command_mistake(f"job to {command}", job.name, f"{allowed}; it is {job.state}") for job in ended]
+        )
 
 
 def _answer(done: str, already: str, changed: Sequence[str], names: Sequence[str], as_json: bool, out: Console) -> None:

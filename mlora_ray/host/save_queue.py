@@ -21,6 +21,7 @@ from mlora_ray.errors import StorageError
 from mlora_ray.host.hosted_job import HostedJob
 from mlora_ray.host.snapshot_writer import SnapshotWriter
 from mlora_ray.types import BundleReport, HostSettings
+from mlora_ray.types.backoff import backoff_s
 
 if TYPE_CHECKING:
     from mlora_ray.engine.engine import Engine
@@ -178,7 +179,7 @@ class SaveQueue:
             self.fail(job, f"{save.num_failed} attempts: {error}")
             job.is_unsaved = True
             return f"{job.name}: {error}"
-        wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(save.num_failed - 1, 10))
+        wait_s = backoff_s(save.num_failed, FIRST_BACKOFF_S, MAX_BACKOFF_S)
         save.state, save.retry_at_s = SaveState.RETRYING, self._elapsed_s() + wait_s
         return f"{job.name}: {error}; next attempt in {wait_s:g} s"
 

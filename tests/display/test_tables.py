@@ -15,8 +15,8 @@ from mlora_ray.display.status_table import JOB_COLUMNS, job_cells, print_status,
 from mlora_ray.display.tables import Column, print_table
 from mlora_ray.errors import InputError, MloraError
 from mlora_ray.run.interrupt import Interrupt
-from mlora_ray.run.watch import exit_code, host_line, watch
-from mlora_ray.types import JobState, StepReport
+from mlora_ray.run.watch import NotBegun, exit_code, host_line, watch
+from mlora_ray.types import HostInfo, JobState, StepReport
 from mlora_ray.types.records import Event
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
 from tests.conftest import make_step
@@ -139,8 +139,15 @@ class ScriptedService:
 
     name = "mlora"
 
-    def __init__(self, *answers: RunStatus | Exception) -> None:
-        self.answers = list(answers)
+    def __init__(self, *answers: RunStatus | Exception, is_private: bool = False, num_hosts: int = 0) -> None:
+        self.answers, self.is_private, self.num_hosts = list(answers), is_private, num_hosts
+
+    def infos(self) -> tuple[HostInfo, ...]:
+        sizes = dict.fromkeys(("memory_limit_bytes", "base_bytes", "activation_bytes", "adapter_bytes"), 0)
+        of_all = {"base": "tiny", "base_sha256": "0", "device_type": "cpu", "summary": "memory limit 4 GiB"}
+        return tuple(
+            HostInfo(id=f"cpu-{number}", pid=1, token_budget=0, **sizes, **of_all) for number in range(self.num_hosts)
+        )
 
     def status(self, names: tuple[str, ...]) -> RunStatus:
         answer = self.answers.pop(0)
@@ -168,6 +175,20 @@ def test_watching_outlasts_a_service_that_is_away_and_tells_a_new_warning_once(m
     assert text.count("warning: the storage is slow") == 1
     assert "cpu-0: alive on node 10.0.0.7" in text
     assert WHY not in text  # it was gone before
+
+
+def test_a_run_alone_whose_hosts_cannot_be_had_is_summed_up_only_if_there_was_one() -> None:
+    out, text = printed(200, is_terminal=False)
+    lost = RunStatus(jobs=(job("a", JobState.QUEUED),), error="the base cannot be loaded")
+
+    def watch_alone(num_hosts: int) -> RunStatus:
+        service = ScriptedService(lost, is_private=True, num_hosts=num_hosts)
+        return watch(service, ("a",), Interrupt(), out)  # type: ignore[arg-type]
+
+    with pytest.raises(NotBegun, match="the base cannot be loaded"):
+        watch_alone(0)
+    assert watch_alone(1) == lost
+    assert text.getvalue().count("cpu-0: memory limit 4 GiB") == 1
 
 
 def test_watching_ends_with_a_service_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
