@@ -20,6 +20,11 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
+    @property
+    def is_on_host(self) -> bool:
+        """A host owns it, whether it has begun there or not."""
+        return self in (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
