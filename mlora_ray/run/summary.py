@@ -7,14 +7,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlora_ray.store.run_files import job_names, read_json, read_metrics
 from mlora_ray.types import JobState
 from mlora_ray.types.serialization import finite, number
-
-if TYPE_CHECKING:
-    pass
 
 FIGURES = ("device", "started_at", "wall_s", "cpu_s", "tokens_per_s", "peak_bytes", "throughput")  # of a training
 
@@ -104,9 +101,8 @@ def write_summary(run_dir: str, summary: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def with_recorded_figures(run_dir: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """`summary` with the figures of the training that summary.json records: nothing was trained since."""
-    recorded = read_json(Path(run_dir) / "summary.json")
+def with_recorded_figures(recorded: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`summary` with the figures of the training that another records: nothing was trained since."""
     return dict(summary) | {name: recorded[name] for name in FIGURES if name in recorded}
 
 

@@ -137,7 +137,7 @@ def test_a_host_that_could_not_start_says_why_and_jobs_that_failed_count() -> No
 class ScriptedService:
     """Answers of a service in the order they come; an exception is raised."""
 
-    name = "mlora"
+    name, is_private = "mlora", False
 
     def __init__(self, *answers: RunStatus | Exception) -> None:
         self.answers = list(answers)
