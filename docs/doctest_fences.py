@@ -1,4 +1,4 @@
-"""Examples of docstrings as code: Markdown would read `>>> a[0]` as a link. An extension of griffe, named in mkdocs.yml."""
+"""Examples of docstrings as code: Markdown would read `>>> a[0]` as a link. A griffe extension, named in mkdocs.yml."""
 
 from __future__ import annotations
 
