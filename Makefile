@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: venv demo test cover fmt lint types docs bench chaos wheel ci clean
+.PHONY: venv demo test test-all cover fmt lint types docs bench chaos wheel ci clean
 
 venv: $(STAMP)
 
@@ -24,8 +24,15 @@ demo: $(STAMP)
 	$(BIN)/python examples/make_data.py
 	$(BIN)/mlora-ray train examples/demo.yaml --out runs/demo --overwrite
 
+# Two workers of one thread: what starts Ray or loads the 135M base on one, the rest on the other (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# The full matrices too: all but the directed chaos.
+test-all: $(STAMP)
+	$(PYTEST) -m 'not directed'
 
 cover: $(STAMP)
 	$(BIN)/coverage run -m pytest

@@ -91,8 +91,8 @@ class PlacementActor:
         return self._do(lambda control: control.drain(target))
 
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
-        line = self._do(lambda control: control.evaluator(requests))
-        return line.cross_evaluate(requests, max_rows)
+        connection = self._do(lambda control: control.evaluator(requests))
+        return connection.cross_evaluate(requests, max_rows)
 
     def save_and_pause(self, names: Names = ()) -> RunStatus:
         """Save these jobs at their next step, commit, and leave them PAUSED; who cannot save, at its last bundle."""
@@ -102,7 +102,7 @@ class PlacementActor:
             if self._do(lambda control: control.is_at_rest(names)):
                 break
             time.sleep(self._settings.tick_s / 4)
-        self._do(lambda control: control.placement.fence_paused(names))
+        self._do(lambda control: control.placement.commands.fence_paused(names))
         return self.status(names)
 
     def stop(self, timeout_s: float) -> None:

@@ -20,6 +20,18 @@ from mlora_ray.types import (
     TrainSpec,
 )
 
+HEAVY = {"actors", "benchmarks", "chaos", "deploy", "e2e"}  # folders whose tests start Ray
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Of pytest-xdist's workers one gets all that starts Ray or loads the 135M base; any other file stays together."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    folder, *_ = item.path.relative_to(Path(__file__).parent).parts
+    is_heavy = folder in HEAVY or item.get_closest_marker("base135m") is not None
+    item.add_marker(pytest.mark.xdist_group("heavy" if is_heavy else item.path.stem))
+
+
 BASE = BaseSpec(name="tiny-llama", path="/nowhere", dtype="float32")
 
 

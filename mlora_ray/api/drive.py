@@ -16,12 +16,10 @@ from mlora_ray.run.local import private_session
 from mlora_ray.run.options import TrainOptions
 from mlora_ray.run.session import Started, TrainSession
 from mlora_ray.types.status import RunStatus
+from mlora_ray.types.storage_layout import StorageLayout
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-STORAGE = ".mlora"
-INPUTS = "inputs"  # below it: the job file and the rows that came from memory
 
 
 class Drive:
@@ -83,7 +81,7 @@ class Drive:
 
     def _keep_inputs(self, session: TrainSession) -> None:
         if self._inputs is not None:
-            shutil.copytree(self._inputs, Path(session.storage) / STORAGE / INPUTS, dirs_exist_ok=True)
+            shutil.copytree(self._inputs, StorageLayout(session.storage).inputs, dirs_exist_ok=True)
 
 
 def _quiet() -> Console:

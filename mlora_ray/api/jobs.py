@@ -6,14 +6,13 @@ There is one reader of jobs: whatever is said here is checked, and its mistakes 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlora_ray.api.configs import default_target_modules, fields_of
-from mlora_ray.config.job_file import HUB_ID
-from mlora_ray.data.readers import HUB_PREFIX
+from mlora_ray.config.data_fields import HUB_ID, SourceFields, written_source
+from mlora_ray.data.sources import HUB_PREFIX, format_of_name
 from mlora_ray.errors import InputError, Mistake
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = Dataset | pd.DataFrame | str | Path | Mapping[str, Any] | Sequence[Any]
 
-SOURCE_FIELDS = frozenset({"path", "weight", "columns", "split"})
+SOURCE_FIELDS = frozenset(SourceFields.model_fields)
 WHERE = "mlora_ray"  # in place of a file's name, in mistakes
 
 
@@ -102,9 +101,10 @@ def _is_source(value: Any) -> bool:
 
 def _from_here(text: str) -> str:
     """A path from the working directory, as any Python program means it; a Hub id stays. `[:90%]` may follow."""
-    path, split = re.fullmatch(r"(.*?)(\[[^\[\]]*\])?", text, re.S).groups(default="")  # type: ignore[union-attr]
-    is_hub = text.startswith(HUB_PREFIX) or (HUB_ID.fullmatch(text) and not Path(path).suffix)
-    return text if is_hub and not Path(path).expanduser().exists() else f"{Path(path).expanduser().absolute()}{split}"
+    path = written_source(text).path
+    here = Path(path).expanduser()
+    is_hub = path.startswith(HUB_PREFIX) or (HUB_ID.fullmatch(path) and format_of_name(path) is None)
+    return text if is_hub and not here.exists() else f"{here.absolute()}{text[len(path) :]}"
 
 
 def _lines(rows: Any, name: str, which: str) -> list[str]:

@@ -16,6 +16,7 @@ from mlora_ray.api.callbacks import Callback
 from mlora_ray.api.jobs import WHERE, Job, document_of
 from mlora_ray.api.runs import Run
 from mlora_ray.errors import InputError, Mistake, command_line_mistake
+from mlora_ray.types.storage_layout import StorageLayout
 
 if TYPE_CHECKING:
     from mlora_ray.config.job_file import JobFile
@@ -121,10 +122,10 @@ def open_run(out: str | Path) -> Run:
     >>> sorted(open_run(out))
     ['a', 'b']
     """
-    from mlora_ray.store.run_files import job_names
+    from mlora_ray.run.directory import RunDirectory
 
     folder = Path(out).expanduser().absolute()
-    names = job_names(folder)
+    names = RunDirectory(str(folder)).names()
     if not names:
         raise command_line_mistake("out", str(out), "the directory of a run that has trained")
     return Run(folder, names)
@@ -200,6 +201,4 @@ def _named(mistake: Mistake, folder: Path) -> Mistake:
 
 
 def _inputs_of(out: str | Path) -> Path:
-    from mlora_ray.api.drive import INPUTS, STORAGE
-
-    return Path(out).expanduser().absolute() / STORAGE / INPUTS
+    return Path(StorageLayout(str(Path(out).expanduser().absolute())).inputs)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mlora_ray.config.data_fields import DataFields
 from mlora_ray.config.field_types import MOST, Count, Number, Positive, Rate, Seed, Switch, Text, described
 
 INITS = ("gaussian", "orthogonal")
@@ -56,6 +57,14 @@ SYNONYMS = {
     "train_dataset": "train",
     "eval_file": "eval",
     "eval_dataset": "eval",
+    "text_field": "dataset_text_field",
+    "text_column": "dataset_text_field",
+    "column_mapping": "columns",
+    "field_mapping": "columns",
+    "excess_length_strategy": "overlong",
+    "subset": "name",
+    "config_name": "name",
+    "ratio": "weight",
     "validation": "eval",
     "id": "name",
     "device": "device_type",
@@ -133,11 +142,11 @@ class JobOnlyFields(_Fields):
     """What has no default."""
 
     name: Text
-    train: Text
-    eval: Text | None = None
+    train: Any  # read by data_fields.read_sources
+    eval: Any = None
 
 
-class JobFields(_Fields):
+class JobFields(DataFields):
     """What may stand in `defaults` and in a job; a field that is not set keeps the default of types.py."""
 
     r: Positive = 8

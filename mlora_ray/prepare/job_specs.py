@@ -63,14 +63,14 @@ def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
 
 
 def _job_spec(job: JobFileEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
-    train_rows = refs[rows_key(job, job.train_path)]
+    train_rows = refs[rows_key(job, job.train_files)]
     return JobSpec(
         name=job.name,
         base=base,
         lora=job.lora,
         train=job.train,
         train_rows=train_rows,
-        eval_rows=refs[rows_key(job, job.eval_path)] if job.eval_path else None,
+        eval_rows=refs[rows_key(job, job.eval_files)] if job.eval_files else None,
         total_steps=batch_sampler.total_steps(job.train, train_rows.num_rows),
         tenant=job.tenant,
         priority=job.priority,

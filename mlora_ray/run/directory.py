@@ -13,8 +13,7 @@ from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import JobSpec
 from mlora_ray.types.job_identity import spec_differences
 from mlora_ray.types.records import Event, JobRecord, Machine
-
-OURS = ".mlora"
+from mlora_ray.types.storage_layout import StorageLayout
 
 
 class RunDirectory:
@@ -22,20 +21,13 @@ class RunDirectory:
 
     def __init__(self, path: str) -> None:
         self.root = Path(path).absolute()
-        self.ours = self.root / OURS
-        self.data = self.ours / "data"
-        self.bundles = self.ours / "bundles"
-        self.pages = self.ours / "pages"
-        self.decisions = self.ours / "decisions.jsonl"
-        self.database = self.ours / "control.db"
-        self.ray_note = self.ours / "ray_dir"
+        layout = StorageLayout(str(self.root))
+        self.ours, self.data, self.bundles = Path(layout.folder), Path(layout.data), Path(layout.bundles)
+        self.pages, self.decisions, self.ray_note = Path(layout.pages), Path(layout.decisions), Path(layout.ray_note)
+        self.database, self.database_url = Path(layout.database), layout.database_url
         self._was_there = self.root.exists()
-        self._lock = FileLock(self.ours / "lock", timeout=0, thread_local=False)
+        self._lock = FileLock(layout.lock, timeout=0, thread_local=False)
         self._holder = self.ours / "pid"
-
-    @property
-    def database_url(self) -> str:
-        return f"sqlite:///{self.database}"
 
     def open(self, *, is_resume: bool, is_overwrite: bool) -> None:
         """Take the directory for this process. Raises InputError when it may not be used."""
@@ -118,7 +110,7 @@ class RunDirectory:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.bundles, ignore_errors=True)
         shutil.rmtree(self.pages, ignore_errors=True)
-        for path in self.ours.glob("control.db*"):
+        for path in self.ours.glob(f"{self.database.name}*"):
             path.unlink()
 
     def machine(self) -> Machine | None:
@@ -139,6 +131,10 @@ class RunDirectory:
         if mistakes := spec_differences(here, specs, job_file):
             raise InputError(mistakes)
         return True
+
+    def names(self) -> tuple[str, ...]:
+        """The jobs of the run that is here, in their order; none where there is no run."""
+        return tuple(r.spec.name for r in self._read_jobs()) if self.database.exists() else ()
 
     def events(self, after: int = 0) -> tuple[Event, ...]:
         """What has happened to the run that is here, oldest first; ids above `after`."""

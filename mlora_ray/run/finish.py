@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from mlora_ray.display.console import print_json, say
 from mlora_ray.display.status_table import print_status, status_json
+from mlora_ray.display.summary_table import print_summary
 from mlora_ray.errors import MloraError
 from mlora_ray.run.cross_evaluation import MAX_CROSS_ROWS, cross_entry, cross_requests, why_not
 from mlora_ray.run.session import TrainSession
 from mlora_ray.run.summary import build_summary, with_recorded_figures, write_summary
 from mlora_ray.run.watch import POLL_S, exit_code
 from mlora_ray.store.run_files import read_json
-from mlora_ray.types import STORAGE_FAILURE, JobState
+from mlora_ray.types import JobState
 from mlora_ray.types.exit_codes import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_SUCCEEDED
 from mlora_ray.types.records import JobRecord
 from mlora_ray.types.service import RunResult
@@ -55,10 +56,7 @@ def finish(session: TrainSession, status: RunStatus, as_json: bool, out: Console
     summary = _summary(session, session.service.result(session.names), error, cross_eval)
     summary = with_recorded_figures(recorded, summary) | ({"cross_eval_note": note} if note else {})
     report, why_unwritten = _write(session.storage, summary)
-    if as_json:
-        print_json(summary)
-    else:
-        _print(summary, out)
+    print_json(summary) if as_json else print_summary(summary, out)
     for line in (note, error, report or why_unwritten):
         if line:
             say(out, line)
@@ -120,14 +118,13 @@ def _summary(session: TrainSession, result: RunResult, error: str, cross_eval: d
         failed={r.spec.name: why_failed(r, error) if is_private else r.error or str(r.state) for r in bad},
         cross_eval=cross_eval,
         throughput=[{"t_s": at, "tokens_per_s": rate} for at, rate in rates],
-        order=session.names,
-        is_of_order_only=True,
+        names=session.names,
     )
 
 
 def why_failed(record: JobRecord, error: str) -> str:
     """A job's error; one that storage or the run's end stopped also says from where it can go on."""
-    is_its_own = record.state is JobState.FAILED and not record.error.startswith(f"{STORAGE_FAILURE},")
+    is_its_own = record.state is JobState.FAILED and not record.is_unsaved
     why = record.error or error or "not finished"
     return (
         why if is_its_own or record.state is JobState.CANCELLED else f"{why}; --resume goes on from step {record.step}"
@@ -143,9 +140,3 @@ def _write(storage: str, summary: Mapping[str, Any]) -> tuple[str, str]:
         return f"report: {write_report(storage)}", ""
     except (OSError, MloraError) as error:
         return "", f"summary.json and report.html could not be written: {error}"
-
-
-def _print(summary: dict[str, Any], out: Console) -> None:
-    from mlora_ray.display.summary_table import print_summary
-
-    print_summary(summary, out)

@@ -13,7 +13,7 @@ from mlora_ray.actors import local_cluster
 from mlora_ray.actors.connect import start_service
 from mlora_ray.config.job_file import JobFile
 from mlora_ray.config.service_settings import ServiceSettings
-from mlora_ray.errors import MloraError, command_line_mistake
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.policies.contract import load_policy
 from mlora_ray.prepare.job_specs import prepare
 from mlora_ray.run.directory import RunDirectory
@@ -57,7 +57,7 @@ def private_session(job_file: JobFile, options: TrainOptions, started: Started) 
                 again=f"mlora-ray train {options.job_file} --out {options.out} --resume",
                 started=started,
             )
-    except (MloraError, KeyboardInterrupt):
+    except BaseException:
         if not is_resumed:
             directory.forget_untrained()
         raise

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mlora_ray.config.cluster_settings import STORAGE_VARIABLE, read_settings
-from mlora_ray.config.service_settings import OURS, ServiceSettings
+from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.errors import command_line_mistake
 from mlora_ray.types import HostType
+from mlora_ray.types.storage_layout import StorageLayout
 
 ITS_OWN_DATABASE = "sqlite://"
 RAY_COPY = "_ray_pkg_"  # starts the folder of Ray's copy of a working directory: it is removed after the job
@@ -64,7 +65,7 @@ def check_writable(storage: str, option: str) -> None:
     """Before minutes go into reading rows. Raises InputError for a directory in which nothing can be written."""
     if "://" in storage:
         return
-    ours = Path(storage) / OURS
+    ours = Path(StorageLayout(storage).folder)
     try:
         ours.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=ours):

@@ -12,7 +12,6 @@ from mlora_ray.actors.connect import cluster_nodes, running_service, start_servi
 from mlora_ray.bases.linear_shapes import state_bytes
 from mlora_ray.config.job_file import JobFile
 from mlora_ray.config.service_settings import ServiceSettings
-from mlora_ray.data.readers import HUB_PREFIX
 from mlora_ray.display.console import say
 from mlora_ray.errors import command_line_mistake
 from mlora_ray.prepare.job_specs import prepare
@@ -87,9 +86,13 @@ def placed_anywhere(spec: JobSpec, job_file: str) -> JobSpec:
     """The spec with its rows named as they lie beside the job file: the same from every copy of that folder."""
     folder = Path(job_file).resolve().parent
 
+    def beside(source: str) -> str:
+        return str(Path(source).relative_to(folder)) if Path(source).is_relative_to(folder) else source
+
     def named(rows: RowsRef) -> RowsRef:
-        is_beside = not rows.source.startswith(HUB_PREFIX) and Path(rows.source).is_relative_to(folder)
-        return dataclasses.replace(rows, source=str(Path(rows.source).relative_to(folder))) if is_beside else rows
+        files = tuple(dataclasses.replace(file, source=beside(file.source)) for file in rows.counts.files)
+        source = " + ".join(map(beside, rows.source.split(" + ")))
+        return dataclasses.replace(rows, source=source, counts=dataclasses.replace(rows.counts, files=files))
 
     eval_rows = named(spec.eval_rows) if spec.eval_rows else None
     return dataclasses.replace(spec, train_rows=named(spec.train_rows), eval_rows=eval_rows)

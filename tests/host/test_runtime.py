@@ -413,7 +413,8 @@ def test_storage_that_fails_for_one_job_stops_it_alone(host: Host) -> None:
     host.advance()
     assert host.final("good").step == 6
     assert [f.job for f in host.failures] == ["bad"]
-    assert "storage, 5 attempts" in host.failures[0].error
+    assert host.failures[0].is_unsaved
+    assert host.failures[0].reason.startswith("storage, 5 attempts: ")
     assert "it has no bundle" in host.failures[0].error
     assert "bad" in host.hosting.report().warning
 

@@ -284,7 +284,7 @@ def test_a_silent_host_is_fenced_and_what_it_says_later_counts_for_nothing(servi
     lost = service.launched[0]
     lost.is_hung = True
     service.tick(9)
-    assert lost.settings.id in service.placement.hosts
+    assert service.placement.hosts.is_living(lost.settings.id)
     steps = service.job("job-1").record.step
     service.tick(4)
     assert lost.stopped
@@ -294,7 +294,7 @@ def test_a_silent_host_is_fenced_and_what_it_says_later_counts_for_nothing(servi
     assert late is not None
     assert late.bundles
     before = [(r.step, r.epoch) for r in service.database.jobs()]
-    service.placement.absorb([("h-0", late)])
+    service.placement.reports.absorb([("h-0", late)])
     assert [(r.step, r.epoch) for r in service.database.jobs()] == before
     service.run()
     service.check_integrity()
@@ -406,7 +406,7 @@ def test_storage_that_is_away_rolls_nobody_back(service: Service) -> None:
     service.submit(specs(2, steps=30))
     service.tick(8)
     steps = {r.spec.name: r.step for r in service.database.jobs()}
-    there = [p for p in Path(service.settings.ours).rglob("*") if p.is_file() and p.name != "decisions.jsonl"]
+    there = [p for p in Path(service.settings.layout.folder).rglob("*") if p.is_file() and p.name != "decisions.jsonl"]
     for path in there:
         path.rename(path.with_name(f"{path.name}.away"))
     for host in service.launched:
@@ -583,7 +583,7 @@ def test_hosts_are_recycled_one_after_the_other(tmp_path: Path, clock: VirtualCl
     service.submit(specs(4, steps=80, save_steps=10))
     while not service.placement.is_done():
         service.tick()
-        assert sum(h.is_draining for h in service.placement.hosts.values()) <= 1
+        assert sum(h.is_draining for h in service.placement.hosts) <= 1
     assert len([e for e in service.database.events() if "recycled after" in e.detail]) >= 4
     service.check_integrity()
 
@@ -631,7 +631,7 @@ def test_a_job_that_is_asked_back_while_it_is_saved_for_a_pause_goes_on(service:
         assert service.control.resume(["job-0"]) == ("job-0",)
     else:
         service.submit(specs(2, steps=20))
-    assert service.placement.fence_paused() == []
+    assert service.placement.commands.fence_paused() == []
     service.run()
     assert set(service.states().values()) == {JobState.SUCCEEDED}
     service.check_integrity()
@@ -697,7 +697,7 @@ def test_who_cannot_save_is_fenced_at_its_last_bundle(service: Service) -> None:
     service.control.pause([])
     service.tick(2)
     assert not service.control.is_at_rest([])
-    assert service.placement.fence_paused() == ["job-0"]
+    assert service.placement.commands.fence_paused() == ["job-0"]
     assert service.states() == {"job-0": JobState.PAUSED}
     service.check_integrity()
 
@@ -756,7 +756,8 @@ def test_a_database_that_is_away_strands_nobody(service: Service) -> None:
         if number % 2:
             service.restart()
         service.tick(4)
-        assert service.placement.jobs.hosts() <= set(service.placement.hosts)
-        assert set(service.placement.hosts) == {h.settings.id for h in service.transport.living}
+        known = {h.name for h in service.placement.hosts.living()}
+        assert service.placement.jobs.hosts() <= known
+        assert known == {h.settings.id for h in service.transport.living}
     service.run()
     service.check_integrity()
