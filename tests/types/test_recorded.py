@@ -138,7 +138,7 @@ def test_each_action() -> None:
 
 
 def kept(now: Any, then: Any) -> Any:
-    """`now` without fields that are newer than `then`, and with the class names that dataclasses within carried then."""
+    """`now` without fields that are newer than `then`, and with the class names that dataclasses inside had."""
     if isinstance(then, dict):
         return {key: then[key] if key == "type" else kept(now[key], then[key]) for key in then}
     if isinstance(then, list):
