@@ -127,8 +127,8 @@ def _notes(jobs: list[JobCost]) -> Iterator[str]:
 def _notes_of(job: JobCost) -> Iterator[str]:
     is_mixed = len(job["sources"]) > 1 or any(file["weight"] != 1 for file in job["sources"])
     for file in job["sources"] if is_mixed else ():
-        read, times = count(file["num_read"], "row"), f"{file['weight']:g} times"
-        yield f"{file['source']}: {read}, {file['num_dropped']} dropped, each {times}: {file['num_taken']} a pass"
+        read = f"{count(file['num_read'], 'row')}, {file['num_dropped']} dropped"
+        yield f"{file['source']}: {read}, weight {file['weight']:g}: {file['num_taken']} a pass"
     if job["dropped"]:
         yield f"{count(job['dropped'], 'row')} dropped: no target within max_length"
     if job["straddling"]:
@@ -154,7 +154,11 @@ def check_table(report: CheckReport) -> Table:
     notes = list(_notes(report["jobs"]))
     more = [f"… and {len(notes) - MAX_NOTES} more; --json has all"] if len(notes) > MAX_NOTES else []
     total = "\n".join([total, *notes[:MAX_NOTES], *more])
-    table = Table(title=f"{report['base']} ({report['dtype']}), {count(len(report['jobs']), 'job')}", caption=total)
+    table = Table(
+        title=f"{report['base']} ({report['dtype']}), {count(len(report['jobs']), 'job')}",
+        caption=total,
+        caption_justify="left",
+    )
     table.add_column("job")
     for column in ("rows", "eval", "longest", "cut", "dropped", "steps", "tokens", "adapter MB"):
         table.add_column(column, justify="right")

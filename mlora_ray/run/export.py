@@ -41,7 +41,7 @@ def export_job(service: Service, job: str, to: str, is_latest: bool = False) -> 
         return record, export_bundle(record, to)
     latest = f"--latest exports its last committed step, {record.step}"
     last = latest if record.bundle_uri else "nothing is committed yet"
-    raise command_line_mistake("export", job, f"a job that has SUCCEEDED; it is {record.state}; {last}")
+    raise command_line_mistake("job to export", job, f"one that has SUCCEEDED; it is {record.state}; {last}")
 
 
 def _check_free(to: str) -> None:

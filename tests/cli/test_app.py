@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from mlora_ray import __version__
 from mlora_ray.cli.app import app
-from mlora_ray.config.sizes import parse_bytes
 from mlora_ray.errors import InputError
 from mlora_ray.run.directory import RunDirectory
 from mlora_ray.run.finish import why_failed
@@ -77,13 +76,6 @@ def test_wrong_options_name_themselves(job_file: Path, option: str, value: str, 
     assert option in err
     assert said in err
     assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("8GB", 8 * 10**9), ("512MiB", 512 << 20), ("1.5g", 1_500_000_000), ("20", 20), ("", 0)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_bytes(text, "--max-memory") == size
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:

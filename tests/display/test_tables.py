@@ -9,17 +9,14 @@ import pytest
 from rich.console import Console
 
 from mlora_ray.actors.client import ServiceEnded
-from mlora_ray.cli.logs import event_line, in_order, parse_after, step_line
 from mlora_ray.display.host_table import COLUMNS, host_cells
 from mlora_ray.display.status_table import JOB_COLUMNS, job_cells, print_status, status_json
 from mlora_ray.display.tables import Column, print_table
-from mlora_ray.errors import InputError, MloraError
+from mlora_ray.errors import MloraError
 from mlora_ray.run.interrupt import Interrupt
 from mlora_ray.run.watch import NotBegun, exit_code, host_line, watch
-from mlora_ray.types import HostInfo, JobState, StepReport
-from mlora_ray.types.records import Event
+from mlora_ray.types import HostInfo, JobState
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
-from tests.conftest import make_step
 
 WHY = "node 10.0.0.7 cannot reach the storage: /mnt/runs/.mlora/probe: cannot be read: No such file or directory"
 
@@ -97,34 +94,6 @@ def test_status_as_json_says_what_is_computed_too() -> None:
     plain = status_json(RunStatus(jobs=JOBS, total_tokens=100, done_tokens=25, tokens_per_s=5.0))
     assert (plain["share_done"], plain["eta_s"]) == (0.25, 15.0)
     assert plain["jobs"][1]["state"] == "FAILED"
-
-
-def test_steps_stand_before_the_bundle_that_committed_them() -> None:
-    steps = [make_step("a", number) for number in range(1, 6)]
-    events = [
-        Event(at_s=1.0, kind="placed", job="a", host="cpu-0", epoch=1, id=1),
-        Event(at_s=2.0, kind="saved", job="a", detail="step=2", id=2),
-        Event(at_s=3.0, kind="host_lost", host="cpu-0", detail="step=9 of somebody else", id=3),
-        Event(at_s=4.0, kind="saved", job="a", detail="step=4", id=4),
-    ]
-    order = [e.step if isinstance(e, StepReport) else e.kind for e in in_order(steps, events)]
-    assert order == ["placed", 1, 2, "saved", "host_lost", 3, 4, "saved", 5]
-
-
-def test_lines_of_a_log() -> None:
-    assert step_line(make_step("a", 2), 40).startswith("  step 2/40 · loss 0.5000 · lr 0.05 · norm 1 · 8 tokens")
-    event = Event(at_s=0.0, kind="saved", job="a", host="cpu-0", epoch=2, detail="step=4\nthen", id=17)
-    assert event_line(event).endswith("saved         cpu-0  epoch=2  step=4 then")
-    assert event_line(event, has_id=True).startswith("   17  ")
-    assert "  a  cpu-0  " in event_line(event, has_id=True)
-
-
-@pytest.mark.parametrize("text", ["-1", "x", "", "1.5", "9" * 19, "²"])
-def test_a_wrong_event_number_says_what_is_right(text: str) -> None:
-    with pytest.raises(InputError, match="--after") as caught:
-        parse_after(text)
-    assert "first column of `mlora-ray events`" in str(caught.value)
-    assert parse_after("17") == 17
 
 
 def test_a_host_that_could_not_start_says_why_and_jobs_that_failed_count() -> None:

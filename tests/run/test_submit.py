@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from mlora_ray.cli.app import app
-from mlora_ray.cli.submit import watching_command
 from mlora_ray.config.job_file import read_job_file
 from mlora_ray.errors import InputError
 from mlora_ray.prepare.job_specs import prepare
@@ -147,12 +146,3 @@ def test_a_storage_in_which_nothing_can_be_written_is_named_by_its_option(storag
     check_writable(str(tmp_path / "new" / "runs"), "--storage")
     check_writable("memory://bucket/runs", "--storage")
     assert list(tmp_path.glob("new/runs/.mlora/*")) == []
-
-
-def test_the_command_that_watches_is_of_this_service_on_this_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert watching_command("mlora", "auto") == "mlora-ray status --watch"
-    assert watching_command("two", "auto") == "mlora-ray status --watch --service two"
-    assert watching_command("mlora", "10.0.0.1:6379") == "mlora-ray status --watch --address 10.0.0.1:6379"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert watching_command("mlora", "10.0.0.1:6379") == "mlora-ray status --watch"
