@@ -90,7 +90,7 @@ TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
     "simulate/test_live_forecast.py": {"simulate": "explain"},
     "store/database/test_control_database.py": {
         "store/database": "commits hosts integrity jobs machine_numerics mapping transactions",
-        "types": "hosts jobs",
+        "types": "hosts jobs messages records",
     },
     "store/database/test_connections.py": {"types": "database_url"},
     "store/database/test_schema.py": {"store/database/migrations/versions": "r0001_jobs r0002_services"},
