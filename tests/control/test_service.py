@@ -47,7 +47,7 @@ def test_unknown_names_are_told_all_at_once(service: Service) -> None:
 
 def test_a_device_that_no_host_type_has_is_told_at_submit(service: Service) -> None:
     job = dataclasses.replace(make_spec("job-0"), device_type="cuda")
-    with pytest.raises(InputError, match=r"jobs\.job-0\.device_type: 'cuda' .*there are: h \(cpu\)"):
+    with pytest.raises(InputError, match=r'job "job-0": device_type must be .*there are: h \(cpu\) \(found cuda\)'):
         service.submit([job])
 
 

@@ -41,7 +41,7 @@ def test_storage_that_is_away_rolls_nobody_back(service: Service) -> None:
     service.submit(specs(2, steps=30))
     service.tick(8)
     steps = {r.spec.name: r.step for r in service.database.jobs()}
-    there = [p for p in Path(service.settings.ours).rglob("*") if p.is_file() and p.name != "decisions.jsonl"]
+    there = [p for p in Path(service.settings.layout.folder).rglob("*") if p.is_file() and p.name != "decisions.jsonl"]
     for path in there:
         path.rename(path.with_name(f"{path.name}.away"))
     for host in service.launched:

@@ -48,7 +48,7 @@ def test_the_same_jobs_again_go_on_and_others_of_their_name_are_refused(service:
     service.control.pause([])
     service.tick(3)
     service.submit(specs(3))
-    with pytest.raises(InputError, match=r"jobs\.job-1\.train\.max_steps"):
+    with pytest.raises(InputError, match=r'job "job-1": train\.max_steps must be'):
         service.submit([make_spec("job-1", steps=99)])
     service.run()
     assert len(service.states()) == 3
