@@ -81,6 +81,7 @@ SYNONYMS = {
     "data": "train",
     "dataset": "train",
     "train_file": "train",
+    "train_on_prompt": "completion_only_loss",
     "train_dataset": "train",
     "datasets": "train",
     "eval_file": "eval",
