@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlora_ray.api.configs import default_target_modules, fields_of
 from mlora_ray.config.data_fields import HUB_ID, SourceFields, written_source
+from mlora_ray.config.field_reader import names_of
 from mlora_ray.data.sources import HUB_PREFIX, format_of_name
 from mlora_ray.errors import InputError, Mistake
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Rows: TypeAlias = Dataset | pd.DataFrame | str | Path | Mapping[str, Any] | Sequence[Any]
 
-SOURCE_FIELDS = frozenset(SourceFields.model_fields)
+SOURCE_FIELDS = frozenset(names_of(SourceFields))
 WHERE = "mlora_ray"  # in place of a file's name, in mistakes
 
 

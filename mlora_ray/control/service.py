@@ -140,7 +140,7 @@ class PlacementService:
         if not why:
             return None
         allowed = f"a device that a host type of this service has, within its budget: {why}"
-        return Mistake(file=file, field=f"jobs.{spec.name}.device_type", value=spec.device_type, allowed=allowed)
+        return Mistake(file=file, job=spec.name, field="device_type", value=spec.device_type, allowed=allowed)
 
     def pause(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.placement.commands.pause(self._known(names)))
@@ -157,7 +157,7 @@ class PlacementService:
         if unknown:
             names_here = [j.name for j in self.placement.jobs]
             some = ", ".join(names_here[:5]) + (" …" if len(names_here) > 5 else "")
-            allowed = f"a job of this service: {some or 'there are none'}"
+            allowed = f"one of this service: {some or 'there are none'}"
             raise InputError([_mistake("job", n, allowed) for n in unknown])
         return names
 

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mlora_ray.data.conversation import Conversation, Message
-from mlora_ray.data.row_formats import RowError
+from mlora_ray.data.row_formats import REASONING, RowError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +33,10 @@ class ChatTemplate:
     def special_tokens(self) -> list[str]:
         """Longest first."""
         return sorted(map(str, self.tokenizer.all_special_tokens), key=len, reverse=True)
+
+    @property
+    def reads_reasoning(self) -> bool:
+        return any(name in self.tokenizer.get_chat_template() for name in REASONING)
 
     def text(self, messages: list[Message], add_generation_prompt: bool) -> str:
         """Raises RowError where the template does not take these messages."""

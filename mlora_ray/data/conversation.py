@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mlora_ray.data.row_formats import Row, RowError
+from mlora_ray.data.row_formats import REASONING, Row, RowError
 
 ROLES = ("system", "user", "assistant", "tool", "developer", "function")
 Message = dict[str, object]
@@ -70,6 +70,15 @@ def called_names(message: Message) -> list[str]:
     """Names of the functions that a message calls."""
     calls = message.get("tool_calls")
     return [_called(call) or "" for call in calls] if isinstance(calls, list) else []
+
+
+def thought(message: Message) -> str:
+    """The thinking in a field of its own; empty where there is none."""
+    return next((t.strip() for name in REASONING if isinstance(t := message.get(name), str)), "")
+
+
+def has_thinking(message: Message) -> bool:
+    return bool(thought(message)) or "</think>" in str(message.get("content"))
 
 
 def says_something(message: Message) -> bool:

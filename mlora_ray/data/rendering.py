@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlora_ray.data.chat_template import ChatTemplate, Span
-from mlora_ray.data.conversation import Conversation, called_names, checked_text, conversation_of, says_something
+from mlora_ray.data.conversation import (
+    Conversation,
+    called_names,
+    checked_text,
+    conversation_of,
+    says_something,
+    thought,
+)
 from mlora_ray.data.row_formats import Row, RowError
 from mlora_ray.data.sources import MARKED, TURNS
-from mlora_ray.data.turn_spans import turn_spans
+from mlora_ray.data.turn_spans import THINKING_IS_REWRITTEN, turn_spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,12 +108,20 @@ def _rendered(talk: Conversation, tokenizer: PreTrainedTokenizerBase, rule: Targ
         spans = turn_spans(template, talk.trained, text)
     else:
         spans = _whole(template, text)
-    written = "".join(text[start:end] for start, end in spans)
-    for i in talk.trained:
-        if lost := next((name for name in called_names(talk.messages[i]) if name not in written), None):
+    _check_written(template, "".join(text[start:end] for start, end in spans))
+    return Rendered(text, None if spans == [(0, len(text))] else spans)
+
+
+def _check_written(template: ChatTemplate, targets: str) -> None:
+    """Raises RowError where a trained turn's calls, or thinking that the template reads, are not in its targets."""
+    for i in template.talk.trained:
+        message = template.talk.messages[i]
+        if lost := next((name for name in called_names(message) if name not in targets), None):
             allowed = "a base whose chat template writes the calls of tools; this one leaves them out"
             raise RowError(f"messages[{i}].tool_calls", lost, allowed)
-    return Rendered(text, None if spans == [(0, len(text))] else spans)
+        if template.reads_reasoning and thought(message) not in targets:
+            allowed = f"thinking that the chat template writes; {THINKING_IS_REWRITTEN}"
+            raise RowError(f"messages[{i}]", thought(message), allowed)
 
 
 def _marked(template: ChatTemplate, text: str) -> list[Span]:

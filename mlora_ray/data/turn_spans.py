@@ -7,9 +7,12 @@ remove thinking by a turn's place) are asked in other ways; a text in which no w
 from __future__ import annotations
 
 from mlora_ray.data.chat_template import ChatTemplate, Span
-from mlora_ray.data.conversation import Message, called_names
+from mlora_ray.data.conversation import Message, called_names, has_thinking, thought
 from mlora_ray.data.row_formats import RowError
 
+THINKING_IS_REWRITTEN = (
+    "it leaves out the thinking of turns that are not the last: give those turns weight: 0, or rows of their own"
+)
 MARK_OPEN, MARK_CLOSE = "\ue000", "\ue001"  # private-use characters: they stand for a turn's content
 
 
@@ -24,7 +27,10 @@ def turn_spans(template: ChatTemplate, wanted: list[int], text: str) -> list[Spa
         if found is not None:
             return [found[turns.index(i)] for i in wanted]
     messages = template.talk.messages
-    raise RowError("messages", f"{len(messages)} turns", "turns that can be told apart in the chat template's text")
+    allowed = "turns that can be told apart in the chat template's text"
+    if any(has_thinking(messages[i]) for i in turns):
+        allowed = f"{allowed}; {THINKING_IS_REWRITTEN}"
+    raise RowError("messages", f"{len(messages)} turns", allowed)
 
 
 def _content(message: Message) -> str:
@@ -54,8 +60,8 @@ def _by_templates_marks(template: ChatTemplate, text: str) -> list[Span] | None:
 def _by_our_marks(template: ChatTemplate, text: str) -> list[Span] | None:
     """Render with marks in place of what is said, then put the words back."""
     messages, turns = template.talk.messages, template.talk.turns
-    if any(called_names(messages[i]) for i in turns):
-        return None  # what a turn calls stands behind its content
+    if any(called_names(messages[i]) or thought(messages[i]) for i in turns):
+        return None  # a turn is more than its content
     marks = {i: f"{MARK_OPEN}{i}{MARK_CLOSE}" for i in turns}
     rest = template.text([m | {"content": marks[i]} if i in marks else m for i, m in enumerate(messages)], False)
     out, spans = "", []

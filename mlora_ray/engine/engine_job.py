@@ -10,8 +10,9 @@ from mlora_ray.data.batch_sampler import StepRows, rows_of_step
 from mlora_ray.data.tokenized_rows import Rows
 from mlora_ray.engine.adapter_layout import AdapterLayout
 from mlora_ray.engine.adapter_state import AdapterState
-from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
+from mlora_ray.engine.optimizer import clip_, optimizer_step_
 from mlora_ray.engine.packed_row import Request, Scratch
+from mlora_ray.engine.schedule import learning_rate
 from mlora_ray.types import BUFFER_ROWS, JobSpec, Progress, StepReport
 
 

@@ -38,6 +38,7 @@ def peft_config(lora: LoraSpec, layout: AdapterLayout, base_path: str) -> dict:
         lora_dropout=lora.lora_dropout,
         use_rslora=lora.use_rslora,
         rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         target_modules=sorted(slot.name for slot in layout.modules),
         init_lora_weights=init,
     ).to_dict()

@@ -69,8 +69,7 @@ def in_job_file(mistake: Mistake, path: str, job: JobFileEntry, field: str) -> M
     else:
         return mistake
     line = job.line_of(field.partition(".")[0])
-    where = f"job {job.name}: {field}"
-    return dataclasses.replace(mistake, file=path, line=line, field=where, value=value, allowed=allowed)
+    return dataclasses.replace(mistake, file=path, line=line, job=job.name, field=field, value=value, allowed=allowed)
 
 
 class RowsOfJobs:

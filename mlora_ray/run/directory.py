@@ -32,7 +32,7 @@ class RunDirectory:
     def open(self, *, is_resume: bool, is_overwrite: bool) -> None:
         """Take the directory for this process. Raises InputError when it may not be used."""
         if is_resume and is_overwrite:
-            raise self._mistake("--resume", "not together with --overwrite")
+            raise self._mistake("--resume", "left out together with --overwrite")
         if self.root.exists() and not self.root.is_dir():
             raise self._mistake("--out", "a directory; this is a file")
         is_strange = self._was_there and any(self.root.iterdir()) and not self.ours.is_dir()
@@ -40,7 +40,7 @@ class RunDirectory:
             raise self._mistake("--out", "an empty or new directory; this one has files and holds no run")
         if self.database.exists() and not (is_resume or is_overwrite):
             raise self._mistake(
-                "--out", "this directory holds a run: go on with --resume, or begin anew with --overwrite"
+                "--out", "a directory without a run: go on with --resume, or begin anew with --overwrite"
             )
         self._take()
         if is_overwrite and self.database.exists():
@@ -70,7 +70,7 @@ class RunDirectory:
             database.release_lease()
         except DatabaseInUse as error:
             self.close()
-            raise self._mistake("--overwrite", str(error)) from error
+            raise self._mistake("--overwrite", f"of a run at rest: {error}") from error
         except DatabaseError:
             return
         finally:

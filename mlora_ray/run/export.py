@@ -41,7 +41,7 @@ def export_job(service: Service, job: str, to: str, is_latest: bool = False) -> 
         return record, export_bundle(record, to)
     latest = f"--latest exports its last committed step, {record.step}"
     last = latest if record.bundle_uri else "nothing is committed yet"
-    raise command_line_mistake("export", job, f"a job that has SUCCEEDED; it is {record.state}; {last}")
+    raise command_line_mistake("job to export", job, f"one that has SUCCEEDED; it is {record.state}; {last}")
 
 
 def _check_free(to: str) -> None:
@@ -83,7 +83,7 @@ def export_bundle(record: JobRecord, to: str) -> str:
 
     if not record.bundle_uri:
         raise command_line_mistake(
-            "export", record.spec.name, f"a job with a committed bundle; it is {record.state} at step 0"
+            "job to export", record.spec.name, f"one with a committed bundle; it is {record.state} at step 0"
         )
     arrays, meta = read_bundle(record.bundle_uri)
     tensors, config = peft_files(record, arrays)

@@ -103,4 +103,4 @@ def _check_policy(name: str) -> None:
     try:
         load_policy(name)
     except ValueError as error:
-        raise command_line_mistake("--policy", name, str(error)) from error
+        raise command_line_mistake("--policy", name, f"one that can be loaded: {error}") from error

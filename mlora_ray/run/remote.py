@@ -23,7 +23,7 @@ def target_of(options: TrainOptions, settings_path: str, service: str) -> Target
     """Raises InputError for options that a service has no use for."""
     if options.is_overwrite:
         raise command_line_mistake(
-            "--overwrite", "", "not with --address: a service keeps its jobs. Cancel them, or use other names"
+            "--overwrite", "", "left out with --address: a service keeps its jobs. Cancel them, or use other names"
         )
     if options.device not in ("auto", "cpu", "cuda"):
         raise command_line_mistake("--device", options.device, "auto, cpu or cuda")

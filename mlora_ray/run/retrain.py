@@ -48,7 +48,9 @@ def read_recorded(folder: Path) -> Recorded:
     job = read_json(folder / "job.json")
     if not job:
         where = str(folder / "job.json")
-        raise InputError([Mistake(file=where, field="no such file", value="", allowed="the folder of a finished job")])
+        raise InputError(
+            [Mistake(file=where, field="job.json", value="", allowed="in the folder of a finished job; there is none")]
+        )
     try:
         spec: JobSpec = from_plain(JobSpec, job["spec"])
     except (KeyError, TypeError, ValueError) as error:
@@ -193,5 +195,5 @@ def _load_rows(folder: Path, ref: RowsRef) -> Rows:
 
 def _differs(folder: Path, field: str, then: Any, now: Any) -> Mistake:
     return Mistake(
-        file=str(folder / "job.json"), field=f"{RECORDED}{field}", value=str(then), allowed=f"here it is {now}"
+        file=str(folder / "job.json"), field=f"{RECORDED}{field}", value=str(then), allowed=f"{now}, as it is here"
     )

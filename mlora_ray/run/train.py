@@ -24,7 +24,9 @@ def train(options: TrainOptions, settings_path: str, service: str, out: Console)
     if options.address:
         return _on_cluster(options, settings_path, service, out)
     if settings_path:
-        raise command_line_mistake("--settings", settings_path, "only with --address: a cluster of our own needs none")
+        raise command_line_mistake(
+            "--settings", settings_path, "given with --address only: a cluster of our own needs none"
+        )
     if not options.out:
         raise command_line_mistake("--out", "", "a directory for the adapters; or --address of a running cluster")
     from mlora_ray.run.local import private_session

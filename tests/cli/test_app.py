@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from mlora_ray import __version__
 from mlora_ray.cli.app import app
-from mlora_ray.config.sizes import parse_bytes
 from mlora_ray.errors import InputError
 from mlora_ray.run.directory import RunDirectory
 from mlora_ray.run.finish import why_failed
@@ -79,13 +78,6 @@ def test_wrong_options_name_themselves(job_file: Path, option: str, value: str, 
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("8GB", 8 * 10**9), ("512MiB", 512 << 20), ("1.5g", 1_500_000_000), ("20", 20), ("", 0)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_bytes(text, "--max-memory") == size
-
-
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for values in ({"is_overwrite": True}, {"is_resume": True}, {}):
@@ -105,7 +97,7 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
         (directory.root / name).parent.mkdir(parents=True, exist_ok=True)
         (directory.root / name).write_text("x")
     directory.close()
-    with pytest.raises(InputError, match="holds a run"):
+    with pytest.raises(InputError, match="a directory without a run"):
         RunDirectory(str(directory.root)).open(is_resume=False, is_overwrite=False)
     again = RunDirectory(str(directory.root))
     again.open(is_resume=False, is_overwrite=True)
@@ -133,7 +125,7 @@ def test_overwrite_leaves_the_storage_of_a_service_at_work_alone(tmp_path: Path)
     beating = threading.Thread(target=beat)
     beating.start()
     try:
-        with pytest.raises(InputError, match=r"--overwrite: .*'mlora on a cluster' is at work on it"):
+        with pytest.raises(InputError, match=r"--overwrite must be .*'mlora on a cluster' is at work on it"):
             directory.open(is_resume=False, is_overwrite=True)
     finally:
         is_over.set()

@@ -143,6 +143,22 @@ def test_reasoning_reaches_the_template(tmp_path: Path) -> None:
     assert said(prepare(tmp_path, row, TOOLS)) == ["<think>because</think>b<|im_end|>"]
 
 
+def test_thinking_that_the_template_leaves_out_of_earlier_turns(tmp_path: Path) -> None:
+    forgetful = PLACED.replace("{% if m.reasoning_content %}", "{% if loop.last and m.reasoning_content %}")
+    talk = [user("a"), bot("b", reasoning_content="first"), user("c"), bot("d", reasoning_content="second")]
+    (found,) = mistakes_of(tmp_path, {"messages": talk}, forgetful)
+    assert (found.line, found.field, found.value) == (1, "messages[1]", "first")
+    assert "give those turns weight: 0" in found.allowed
+    talk[1]["weight"] = 0
+    expected = ["<think>second</think><think></think>d<|im_end|>"]
+    assert said(prepare(tmp_path, {"messages": talk}, forgetful)) == expected
+    stripped = CHAT_TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1]")
+    stripped = stripped.replace("'<|im_end|>'", "(' ' if loop.last else '') + '<|im_end|>'")
+    thought = [user("a"), bot("<think>x</think>b"), user("c"), bot("<think>y</think>d")]
+    (found,) = mistakes_of(tmp_path, {"messages": thought}, stripped)
+    assert "leaves out the thinking" in found.allowed
+
+
 def test_settings_of_the_template_reach_it(tmp_path: Path) -> None:
     row = {"messages": [user("a"), bot("b")], "chat_template_kwargs": {"be_brief": True}}
     assert whole(prepare(tmp_path, row, SWITCHED)).endswith("[brief]")

@@ -111,7 +111,7 @@ def test_overlong_rows_are_dropped_and_counted(folder: Path, base_path: str) -> 
     caption = str(check_table(report).caption)
     assert "j0: 6 rows dropped: no target within max_length" in caption
     assert "j0: not read: id" in caption
-    assert f"{folder / 'long.jsonl'}: 8 rows, 3 dropped, each 1 times: 5 a pass" in caption
+    assert f"{folder / 'long.jsonl'}: 8 rows, 3 dropped, weight 1: 5 a pass" in caption
 
 
 def test_overlong_rows_as_asked(folder: Path, base_path: str) -> None:

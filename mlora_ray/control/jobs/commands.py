@@ -13,8 +13,6 @@ from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import JobSpec, JobState
 
-ON_A_HOST = (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)
-
 
 class Commands:
     """Each changes the database first. What has a host leaves it at the next tick."""
@@ -57,7 +55,7 @@ class Commands:
 
     def pause(self, names: Sequence[str]) -> list[str]:
         """Stop these jobs at their next step boundary, saved; those on no host at once. Answers which."""
-        jobs = [j for j in self._jobs.named(names) if j.record.state in (*ON_A_HOST, JobState.QUEUED)]
+        jobs = [j for j in self._jobs.named(names) if j.wants_to_train]
         for job in jobs:
             if self._hosts.is_living(job.record.host):
                 job.leaves_for = JobState.PAUSED

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.hosts.managed_host import HostState, HostTable, ManagedHost
-from mlora_ray.control.jobs.commands import ON_A_HOST, Commands
+from mlora_ray.control.jobs.commands import Commands
 from mlora_ray.control.jobs.commits import Commits
 from mlora_ray.control.jobs.mirror import load_jobs, reread_jobs
 from mlora_ray.control.jobs.moves import Move, Moves, WantedMove
@@ -171,8 +171,7 @@ class Placement:
 
     def is_at_rest(self, names: Sequence[str] = ()) -> bool:
         """None of these jobs is on a host, or wants to be."""
-        moving = (*ON_A_HOST, JobState.QUEUED)
-        return all(j.record.state not in moving for j in self.jobs.named(names))
+        return not any(j.wants_to_train for j in self.jobs.named(names))
 
     def records(self, names: Sequence[str] = ()) -> list[JobRecord]:
         return [j.record for j in self.jobs.named(names)]

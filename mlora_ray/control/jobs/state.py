@@ -34,6 +34,11 @@ class JobEntry:
         return self.record.spec.name
 
     @property
+    def wants_to_train(self) -> bool:
+        """It is on a host or waits for one."""
+        return self.record.state.is_on_host or self.record.state is JobState.QUEUED
+
+    @property
     def base(self) -> str:
         return self.record.spec.base.id
 
@@ -101,7 +106,7 @@ class JobTable:
 
     def hosts(self) -> set[str]:
         """Those that open jobs are on."""
-        return {host for host, held in self._on.items() if held}
+        return {host for host, jobs in self._on.items() if jobs}
 
     def _list(self, job: JobEntry) -> None:
         if job.record.state.is_final:
@@ -115,4 +120,4 @@ class JobTable:
         """Raises AssertionError when the lists do not say what the records say."""
         assert set(self._open) == {j.name for j in self if not j.record.state.is_final}
         placed = {(j.record.host, j.name) for j in self if j.record.host and not j.record.state.is_final}
-        assert placed == {(host, name) for host, held in self._on.items() for name in held}
+        assert placed == {(host, name) for host, jobs in self._on.items() for name in jobs}

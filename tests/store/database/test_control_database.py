@@ -269,5 +269,5 @@ def test_differences_name_job_and_field() -> None:
     assert spec_differences(here, here, "jobs.yaml") == []
     mistakes = [str(m) for m in spec_differences(here, [changed(here[0]), make_spec("c")], "jobs.yaml")]
     assert len(mistakes) == 3
-    assert "jobs.a.lora.r: '8'" in mistakes[2]
-    assert "began with 4" in mistakes[2]
+    assert mistakes[0] == 'jobs.yaml: job "c": name is a new name: the run in this directory has no such job'
+    assert mistakes[2] == 'jobs.yaml: job "a": lora.r must be 4: the run in this directory began with it (found 8)'
