@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Adapter(Protocol):
+class AnyAdapter(Protocol):
     @property
     def base(self) -> str: ...
 
@@ -23,7 +23,7 @@ class Adapter(Protocol):
         ...
 
 
-class Host(Protocol):
+class AnyHost(Protocol):
     @property
     def base(self) -> str: ...
 
@@ -34,7 +34,7 @@ class Host(Protocol):
     def numerics(self) -> str: ...
 
 
-def why_not(adapter: Adapter, host: Host) -> str:
+def why_not(adapter: AnyAdapter, host: AnyHost) -> str:
     """Why this host can neither begin it nor go on with it to the same bits; empty where it can."""
     if why := why_not_from_scratch(adapter, host):
         return why
@@ -43,7 +43,7 @@ def why_not(adapter: Adapter, host: Host) -> str:
     return ""
 
 
-def why_not_from_scratch(adapter: Adapter, host: Host) -> str:
+def why_not_from_scratch(adapter: AnyAdapter, host: AnyHost) -> str:
     """Why this host could not even begin it; empty where it could. For hosts whose bits are not known yet."""
     if host.base != adapter.base:
         return f"it holds {host.base}, the adapter needs {adapter.base}"
