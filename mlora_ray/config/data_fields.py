@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Required
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+from typing_extensions import TypedDict
 
 from mlora_ray.config.field_reader import FieldReader, show_value
 from mlora_ray.config.field_types import Number, Text, described
@@ -48,27 +49,23 @@ def _assistant_only(value: object) -> object:
 Columns = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_columns)]
 
 
-class DataFields(BaseModel):
+class DataFields(TypedDict, total=False):
     """What may stand in `defaults` and in a job."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    columns: Columns = ()
-    dataset_text_field: Text = "text"
-    assistant_only_loss: Annotated[str, BeforeValidator(_assistant_only)] = TURNS
-    overlong: Literal["drop", "truncate", "error"] = "drop"
+    columns: Columns
+    dataset_text_field: Text
+    assistant_only_loss: Annotated[str, BeforeValidator(_assistant_only)]
+    overlong: Literal["drop", "truncate", "error"]
 
 
-class SourceFields(BaseModel):
+class SourceFields(TypedDict, total=False):
     """One of the sources of `train` or `eval`, written as a mapping."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    path: Text
-    name: Text | None = None
-    split: Text | None = None
-    weight: Annotated[Number, Field(gt=0, le=MOST_WEIGHT)] = 1.0
-    columns: Columns = ()
+    path: Required[Text]
+    name: Text | None
+    split: Text | None
+    weight: Annotated[Number, Field(gt=0, le=MOST_WEIGHT)]
+    columns: Columns
 
 
 class WrittenSource(NamedTuple):

@@ -45,8 +45,8 @@ class MistakeList:
         if not self.count:
             return
         more = self.count - len(self.shown)
-        last = [Mistake(file=self.file, field=f"and {more} more", value="", allowed="mend these first")] if more else []
-        raise InputError(self.shown + last)
+        rest = Mistake(file=self.file, field=f"and {more} more", value="", allowed="mended after these")
+        raise InputError(self.shown + ([rest] if more else []))
 
 
 def read_text_rows(path: Path, suffix: str, compression: str, mistakes: MistakeList) -> list[RawRow]:

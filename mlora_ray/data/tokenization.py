@@ -188,7 +188,7 @@ def _cut(
     for row in tokenized:
         first = next((i for i, t in enumerate(row.is_target) if t and i), None)
         if first is None:
-            allowed = f"row has no target; the row has {len(row.ids)} tokens"
+            allowed = f"one with a target: row has no target; the row has {len(row.ids)} tokens"
             mistakes.add(_field(row.raw, "row"), "", allowed, row.raw.line)
             continue
         if first >= max_length:
@@ -215,5 +215,5 @@ def _overlong(emptied: list[tuple[TokenizedRow, int]], num_rows: int, max_length
     row, token = emptied[0]
     its = f"its first is token {token}; the row has {len(row.ids)} tokens"
     many = f"{len(emptied)} of {num_rows} rows have no target: in row {row.raw.number} {its}"
-    allowed = f"row has no target: {its}" if len(emptied) == 1 else many
+    allowed = f"larger: row has no target: {its}" if len(emptied) == 1 else f"larger: {many}"
     return Mistake(file=file, field="max_length", value=str(max_length), allowed=allowed, line=row.raw.line)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from mlora_ray.bases.linear_shapes import base_shapes, num_lora_parameters, state_bytes
 from mlora_ray.data import batch_sampler
 from mlora_ray.display.numbers import count
+from mlora_ray.prepare.target_checks import wide_ranks
 from mlora_ray.types import JobSpec
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class CheckReport(TypedDict):
     dropped: int
     tokens_per_s: float
     seconds: float
+    warnings: list[str]
     jobs: list[JobCost]
 
 
@@ -83,6 +85,7 @@ def check_report(specs: list[JobSpec], tokens_per_s: float = 0.0) -> CheckReport
         dropped=sum(j["dropped"] for j in jobs),
         tokens_per_s=round(rate, 1),
         seconds=round(trained / rate, 1),
+        warnings=wide_ranks(specs),
         jobs=jobs,
     )
 
@@ -146,6 +149,7 @@ def check_table(report: CheckReport) -> Table:
         f"Memory without activations: base {report['base_bytes'] / 1e6:.0f} MB, "
         f"adapters {report['adapter_bytes'] / 1e6:.1f} MB; a step's activations come on top. "
         f"{report['truncated']} rows cut to max_length, {report['dropped']} dropped."
+        + "".join(f"\nwarning: {one}" for one in report["warnings"])
     )
     notes = list(_notes(report["jobs"]))
     more = [f"… and {len(notes) - MAX_NOTES} more; --json has all"] if len(notes) > MAX_NOTES else []

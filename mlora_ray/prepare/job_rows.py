@@ -75,8 +75,8 @@ def in_job_file(mistake: Mistake, path: str, job: JobFileEntry, field: str) -> M
         said, set_by = mistake.field, name if name in job.field_lines else field
     else:
         return mistake
-    line, where = job.line_of(set_by), f"job {job.name}: {said}"
-    return dataclasses.replace(mistake, file=path, line=line, field=where, value=value, allowed=allowed)
+    line = job.line_of(set_by)
+    return dataclasses.replace(mistake, file=path, line=line, job=job.name, field=said, value=value, allowed=allowed)
 
 
 def _file_key(file: DataFile, settings: RowSettings) -> FileKey:

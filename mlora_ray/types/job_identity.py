@@ -53,17 +53,22 @@ def spec_differences(
 ) -> list[Mistake]:
     """A mistake for each field in which the jobs of `file` are not the jobs that are `here`, said to be `where`."""
     before, now = {s.name: s for s in here}, {s.name: s for s in given}
-    mistakes = [_differs(file, n, "name", "", f"{where} has no such job") for n in now if n not in before]
-    mistakes += [_differs(file, n, "name", "", f"missing: {where} has it") for n in before if n not in now]
+    mistakes = [_is(file, n, f"a new name: {where} has no such job") for n in now if n not in before]
+    mistakes += [_is(file, n, f"missing: {where} has it") for n in before if n not in now]
     for name in sorted(set(before) & set(now)):
         old, new = flat_fields(before[name]), flat_fields(now[name])
         for key in sorted(old | new):
             is_place = key.endswith("_rows.source")  # the same rows, named from another folder
             if old.get(key) != new.get(key) and not is_place:
-                allowed = f"{where} began with {old.get(key)!r}"
-                mistakes.append(_differs(file, name, key, str(new.get(key)), allowed))
+                allowed = f"{_shown(old, key)}: {where} began with it"
+                mistakes.append(Mistake(file=file, job=name, field=key, value=_shown(new, key), allowed=allowed))
     return mistakes
 
 
-def _differs(file: str, job: str, field: str, value: str, allowed: str) -> Mistake:
-    return Mistake(file=file, field=f"jobs.{job}.{field}", value=value, allowed=allowed)
+def _shown(fields: dict[str, Any], key: str) -> str:
+    """A field that is left out where it is at its default has no value here."""
+    return repr(fields[key]) if key in fields else "left out"
+
+
+def _is(file: str, job: str, what: str) -> Mistake:
+    return Mistake(file=file, job=job, field="name", value="", allowed=what, verb="is")

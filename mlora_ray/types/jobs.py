@@ -20,6 +20,11 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
+    @property
+    def is_on_host(self) -> bool:
+        """A host owns it, whether it has begun there or not."""
+        return self in (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
@@ -33,13 +38,16 @@ class LoraSpec:
     layers_to_transform: tuple[int, ...] = ()
     rank_pattern: tuple[tuple[str, int], ...] = ()
     init_lora_weights: str = "kaiming"  # kaiming (PEFT's True) | gaussian | orthogonal | random (PEFT's False)
+    alpha_pattern: tuple[tuple[str, float], ...] = field(default=(), metadata={"since": "0.2"})
+    exclude_modules: tuple[str, ...] = field(default=(), metadata={"since": "0.2"})
+    layers_pattern: tuple[str, ...] = field(default=(), metadata={"since": "0.2"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSpec:
     """How it is trained: TRL's `SFTConfig` fields with its defaults, but LoRA's learning rate.
 
-    Exactly one of `num_epochs` and `max_steps` is above zero.
+    Exactly one of `num_epochs` and `max_steps` is above zero; at most one of `warmup_ratio` and `warmup_steps` is.
     `eval_steps` and `save_steps` of 0 mean: only at the end.
     """
 
@@ -59,6 +67,12 @@ class TrainSpec:
     save_steps: int = 50
     seed: int = 42
     completion_only_loss: bool = True
+    lr_scheduler_kwargs: tuple[tuple[str, float | str], ...] = field(default=(), metadata={"since": "0.2"})
+    warmup_steps: int = field(default=0, metadata={"since": "0.2"})
+    adam_beta1: float = field(default=0.9, metadata={"since": "0.2"})  # of AdamW and Lion
+    adam_beta2: float | None = field(default=None, metadata={"since": "0.2"})  # None: 0.999 of AdamW, 0.99 of Lion
+    adam_epsilon: float = field(default=1e-8, metadata={"since": "0.2"})
+    data_seed: int | None = field(default=None, metadata={"since": "0.2"})  # of the order of rows; None: `seed`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
