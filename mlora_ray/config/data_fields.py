@@ -22,7 +22,7 @@ WRITTEN = re.compile(r"(?P<path>.+?)(#(?P<hash>[\w.-]+))?(\[(?P<split>[\w.-]+)\]
 SPLIT = re.compile(r"(?P<split>[\w.-]*)(\[(?P<part>[^\[\]:]*:[^\[\]:]*)\])?")
 PART = re.compile(r"(-?\d+%?)?:(-?\d+%?)?")
 MOST_WEIGHT = 1000
-SOURCE_ALLOWED = "a path, a Hub data set, a mapping with path, or a list of these"
+SOURCE_ALLOWED = "a path, a Hub data set, a mapping with path, or a list of at least one of these"
 
 
 def _columns(value: object) -> object:
@@ -32,7 +32,7 @@ def _columns(value: object) -> object:
     for name, column in value.items():
         if name not in COLUMN_NAMES:
             turned = f"; write {column}: {name}" if column in COLUMN_NAMES else ""
-            raise ValueError(f"names from {', '.join(COLUMN_NAMES)} before each colon, not {name!r}{turned}")
+            raise ValueError(f"names from {', '.join(COLUMN_NAMES)} before each colon, not {name}{turned}")
         if not isinstance(column, str) or not column:
             raise ValueError(f"the name of a column for {name}, not {described(column)}")
     return tuple(value.items())
@@ -43,7 +43,7 @@ def _assistant_only(value: object) -> object:
         return MARKED if value else WHOLE
     if value == TURNS:
         return value
-    raise ValueError(f"turns, true or false, not {described(value)}")
+    raise ValueError("turns, true or false")
 
 
 Columns = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_columns)]
@@ -94,7 +94,7 @@ def read_sources(
     """The files of `train` or `eval` at `at`; `held` are the job's own fields. Adds mistakes to `fields`."""
     items = [(item, (*at, i)) for i, item in enumerate(value)] if isinstance(value, list) else [(value, at)]
     if not items:
-        fields.add(at, dotted(at), "[]", f"at least one: {SOURCE_ALLOWED}")
+        fields.add(at, dotted(at), "[]", SOURCE_ALLOWED)
     found = [_source(fields, folder, item, place, held) for item, place in items]
     return tuple(file for file in found if file is not None)
 
@@ -108,7 +108,7 @@ def _source(fields: FieldReader, folder: Path, value: Value, at: KeyPath, held: 
         if len(fields.mistakes) > before:
             return None
     else:
-        fields.add(at, dotted(at), show_value(value), f"{SOURCE_ALLOWED}, not {described(value)}")
+        fields.add(at, dotted(at), show_value(value), SOURCE_ALLOWED)
         return None
     text = own["path"]
     is_name = not text.startswith(HUB_PREFIX) and os.path.exists(_beside(folder, text))
@@ -141,7 +141,7 @@ def _split(fields: FieldReader, asked: str | None, written: WrittenSource, at: K
     if (asked and not found) or (part and not PART.fullmatch(part)):
         fields.add((*at, "split"), dotted(at), asked or f"[{part}]", allowed)
     elif asked and (written.split or written.part):
-        fields.add((*at, "split"), dotted((*at, "split")), asked, "the split here or behind the path, not both")
+        fields.add((*at, "split"), dotted((*at, "split")), asked, "given here or behind the path, not both")
     return split, part
 
 

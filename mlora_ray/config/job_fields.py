@@ -279,5 +279,5 @@ class JobFields(DataFields, total=False):
     device_type: Literal["cpu", "cuda"]
 
 
-JOB_FIELDS = names_of(JobFields)
+JOB_FIELDS = tuple(sorted(names_of(JobFields), key=names_of(DataFields).__contains__))  # those of rows last
 JOB_ONLY = names_of(JobOnlyFields)

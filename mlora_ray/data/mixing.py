@@ -50,4 +50,4 @@ def _taken(num_rows: int, weight: float, seed: int, number: int) -> np.ndarray:
 
 
 def _none_taken(file: DataFile) -> Mistake:
-    return Mistake(file=str(file), field="weight", value=f"{file.weight:g}", allowed="a weight that takes a row")
+    return Mistake(file=str(file), field="weight", value=f"{file.weight:g}", allowed="large enough to take a row")

@@ -36,7 +36,7 @@ def read_rows(file: DataFile) -> list[RawRow]:
     else:
         rows = _part_of(_read_file(path, mistakes), file.part, mistakes)
     if not rows and not mistakes.count:
-        mistakes.add("file", "", "at least one row; it is empty")
+        mistakes.add("file", "", "one with at least one row; it is empty")
     found = [row._replace(value=_without_nulls(row, mistakes)) for row in rows]
     mistakes.raise_any()
     return found

@@ -117,10 +117,10 @@ def _check_written(template: ChatTemplate, targets: str) -> None:
     for i in template.talk.trained:
         message = template.talk.messages[i]
         if lost := next((name for name in called_names(message) if name not in targets), None):
-            allowed = "a base whose chat template writes the calls of tools; this one leaves them out"
+            allowed = "what the base's chat template writes; it leaves the calls of tools out"
             raise RowError(f"messages[{i}].tool_calls", lost, allowed)
         if template.reads_reasoning and thought(message) not in targets:
-            allowed = f"thinking that the chat template writes; {THINKING_IS_REWRITTEN}"
+            allowed = f"written whole by the chat template; {THINKING_IS_REWRITTEN}"
             raise RowError(f"messages[{i}]", thought(message), allowed)
 
 

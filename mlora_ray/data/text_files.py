@@ -98,7 +98,7 @@ def _table(text: str, delimiter: str, mistakes: MistakeList) -> Iterator[RawRow]
                 names = cells
                 twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
                 if twice is not None:
-                    mistakes.add("columns", twice, "each column name once", line)
+                    mistakes.add("columns", twice, "names that each stand once", line)
                     return
             elif cells:
                 number += 1

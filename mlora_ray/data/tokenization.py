@@ -91,7 +91,7 @@ def _format_of_file(
         mistakes.add(_field(first, "fields" if is_row else "row"), shown, allowed, first.line)
     elif settings.assistant_only_loss == MARKED and (found == "text" or not has_generation_marks(tokenizer)):
         what = "rows of a conversation" if found == "text" else "a chat template with {% generation %} marks"
-        allowed = f"{what}, for true; turns finds the assistant's turns without marks, false is the whole conversation"
+        allowed = f"turns, which finds the assistant's turns without marks, or false: true needs {what}"
         mistakes.add("assistant_only_loss", "true", allowed)
     mistakes.raise_any()
     return str(found)

@@ -72,5 +72,5 @@ def test_nothing_left_is_a_mistake() -> None:
         mixed([1.0, 1.0], [numbered(0, 0, why), numbered(0, 0, why)])
     assert caught.value.mistakes == [why, why]
     assert names(mixed([1.0, 1.0], [numbered(0, 0, why), numbered(0, 2)]).rows) == [0, 1]
-    with pytest.raises(InputError, match="a weight that takes a row"):
+    with pytest.raises(InputError, match="large enough to take a row"):
         mixed([0.01], [numbered(0, 3)])

@@ -100,7 +100,7 @@ def test_an_empty_cell_is_null_and_a_long_one_is_read(tmp_path: Path) -> None:
     [
         ("a,b\n1,2\n3\n", 3, "row", "2 cells, as the first line names: a, b"),
         ("a,b\n1,2,3\n", 2, "row", "2 cells"),
-        ("a,b,a\n1,2,3\n", 1, "columns", "each column name once"),
+        ("a,b,a\n1,2,3\n", 1, "columns", "names that each stand once"),
         ('a,b\n1,2\n"3"x,4\n', 3, "row", "quoted whole or not at all"),
         ('a,b\n1,2\n"3,4\n', 3, "row", "unexpected end of data"),
         ("a,b\n", 0, "file", "at least one row"),
