@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """One mistake in the input."""
+    """One mistake in the input, said as one sentence: `file:line: job "a": r must be at most 32 (found 64)`."""
 
     file: str
     field: str
     value: str
-    allowed: str
+    allowed: str  # ends the sentence that field and verb begin
     line: int = 0
+    job: str = ""
+    verb: str = "must be"  # or is, has, must ...: what goes before `allowed`
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        shown = f" {self.value!r}" if self.value else ""
-        return f"{where}: {self.field}{':' if shown else ''}{shown} — {self.allowed}"
+        whose = f'job "{self.job}": ' if self.job else ""
+        value = self.value if self.value.isprintable() else repr(self.value)
+        found = f" (found {value})" if self.value else ""
+        return f"{where}: {whose}{self.field} {self.verb} {self.allowed}{found}"
 
 
 class MloraError(Exception):
@@ -65,15 +69,15 @@ class BaseDiffers(MloraError):
     """Two nodes hold different weights under one base's name: their bits could not be the same."""
 
 
-def mistake_in(file: str, field: str, value: str, allowed: str) -> InputError:
+def mistake_in(file: str, field: str, value: str, allowed: str, verb: str = "must be") -> InputError:
     """One mistake of a file, a base or a command line, to be raised."""
-    return InputError([Mistake(file=file, field=field, value=value, allowed=allowed)])
+    return InputError([Mistake(file=file, field=field, value=value, allowed=allowed, verb=verb)])
 
 
-def command_mistake(field: str, value: str, allowed: str) -> Mistake:
-    return Mistake(file="command line", field=field, value=value, allowed=allowed)
+def command_mistake(field: str, value: str, allowed: str, verb: str = "must be") -> Mistake:
+    return Mistake(file="command line", field=field, value=value, allowed=allowed, verb=verb)
 
 
-def command_line_mistake(field: str, value: str, allowed: str) -> InputError:
+def command_line_mistake(field: str, value: str, allowed: str, verb: str = "must be") -> InputError:
     """An option that cannot be taken, to be raised."""
-    return InputError([command_mistake(field, value, allowed)])
+    return InputError([command_mistake(field, value, allowed, verb)])

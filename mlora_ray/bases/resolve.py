@@ -10,12 +10,11 @@ import hashlib
 import math
 from pathlib import Path
 
-from mlora_ray.bases.embedded import _embedded, _make_smollm2, _make_tiny_llama, _smollm2_version
+from mlora_ray.bases.embedded import EMBEDDED, embedded_base
 from mlora_ray.errors import mistake_in
 from mlora_ray.types import BaseSpec
 
 DTYPES = ("bfloat16", "float32")
-EMBEDDED = ("smollm2-135m", "tiny-llama")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 HASH_CHUNK_BYTES = 16 << 20
 
@@ -24,10 +23,8 @@ def resolve_base(name: str, dtype: str = "bfloat16") -> BaseSpec:
     """The base called `name`, made or downloaded if need be. Raises InputError."""
     if dtype not in DTYPES:
         raise mistake_in(name, "dtype", dtype, f"one of {', '.join(DTYPES)}")
-    if name == "smollm2-135m":
-        path = _embedded(f"{name}-{_smollm2_version(name)}", _make_smollm2)
-    elif name == "tiny-llama":
-        path = _embedded(f"{name}-1", _make_tiny_llama)
+    if name in EMBEDDED:
+        path = embedded_base(name)
     elif Path(name).expanduser().is_dir():
         path = _local(name, Path(name).expanduser().resolve())
     else:
@@ -67,10 +64,12 @@ def _local(name: str, path: Path) -> Path:
     if not (path / "config.json").is_file():
         raise mistake_in(str(path), "base", name, "a directory with config.json, *.safetensors and the tokenizer")
     if not any(path.glob("*.safetensors")):
-        fix = "*.safetensors weights beside config.json (convert others with save_pretrained)"
+        fix = "a directory with *.safetensors beside config.json (convert others with save_pretrained)"
         raise mistake_in(str(path), "base", name, fix)
     if not any((path / f).is_file() for f in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise mistake_in(str(path), "base", name, "a tokenizer (tokenizer.json or tokenizer.model) beside config.json")
+        raise mistake_in(
+            str(path), "base", name, "a directory with tokenizer.json or tokenizer.model beside config.json"
+        )
     return path
 
 
@@ -80,7 +79,7 @@ def _from_hub(name: str) -> Path:
 
     known = f"an embedded name ({', '.join(EMBEDDED)}), a local directory or a Hub id (owner/name)"
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise mistake_in(name, "base", name, f"no such directory; allowed: {known}")
+        raise mistake_in(name, "base", name, f"{known}; there is no such directory")
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=10))
     except HFValidationError:
@@ -88,7 +87,7 @@ def _from_hub(name: str) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         fix = (
-            f"not in the Hub's cache and the Hub gave nothing ({reason[:200]}). Without a network: give a local "
+            f"in the Hub's cache, or to be had: the Hub gave nothing ({reason[:200]}). Without a network: give a local "
             f"directory, point HF_HOME at a cache that holds it, or use an embedded base ({', '.join(EMBEDDED)})"
         )
         raise mistake_in(name, "base", name, fix) from error

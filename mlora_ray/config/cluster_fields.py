@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Required
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+from typing_extensions import TypedDict
 
 from mlora_ray.config.field_types import Count, Number, Positive, Rate, Switch, Text
 from mlora_ray.config.sizes import parse_bytes
@@ -70,60 +71,56 @@ Seconds = Annotated[Number, Field(gt=0, le=86_400)]
 Delay = Annotated[Number, Field(ge=0, le=7 * 86_400)]
 
 
-class _Fields(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ScaleFields(_Fields):
+class ScaleFields(TypedDict, total=False):
     """Numbers that stand beside, and over, those of the profile."""
 
-    min_hosts: Count = 0
-    max_hosts: Positive = 1
-    max_cost_per_hour: Rate = 0.0
-    target_wait_s: Annotated[Number, Field(gt=0)] = 300.0
-    jobs_per_host: Positive = 8
-    up_delay_s: Delay = 0.0
-    down_delay_s: Delay = 120.0
-    spot_share: Share = 0.0
-    is_forecasting: Switch = False
-    start_patience_s: Delay = 1800.0
-    node_idle_timeout_s: Delay = 0.0
+    min_hosts: Count
+    max_hosts: Positive
+    max_cost_per_hour: Rate
+    target_wait_s: Annotated[Number, Field(gt=0)]
+    jobs_per_host: Positive
+    up_delay_s: Delay
+    down_delay_s: Delay
+    spot_share: Share
+    is_forecasting: Switch
+    start_patience_s: Delay
+    node_idle_timeout_s: Delay
 
 
-class ServiceFields(_Fields):
+class ServiceFields(TypedDict, total=False):
     """The top of the file beside `host_types` and the numbers of `ScaleFields`."""
 
-    name: Name = "mlora"
-    storage: Text = ""
-    database: Annotated[str, BeforeValidator(_database)] = ""
-    policy: Text = "rebalance"
-    tenant_shares: dict[Text, Annotated[Number, Field(gt=0)]] = Field(default_factory=dict)
-    base_profiles: list[Text] = Field(default_factory=list)
-    profile: Annotated[str, BeforeValidator(_profile)] = "custom"
-    is_logging_decisions: Switch = True
-    tick_s: Annotated[Number, Field(ge=0.05, le=60)] = 1.0
-    host_timeout_s: Seconds = 10.0
-    stall_timeout_s: Delay = 1800.0
-    host_max_steps: Count = 0
-    memory_recycle_share: Annotated[Number, Field(gt=0, le=1)] = 0.97
-    save_attempts: Count = 0
-    max_uncommitted_steps: Positive = 200
-    page_root: Text = ""
+    name: Name
+    storage: Text
+    database: Annotated[str, BeforeValidator(_database)]
+    policy: Text
+    tenant_shares: dict[Text, Annotated[Number, Field(gt=0)]]
+    base_profiles: list[Text]
+    profile: Annotated[str, BeforeValidator(_profile)]
+    is_logging_decisions: Switch
+    tick_s: Annotated[Number, Field(ge=0.05, le=60)]
+    host_timeout_s: Seconds
+    stall_timeout_s: Delay
+    host_max_steps: Count
+    memory_recycle_share: Annotated[Number, Field(gt=0, le=1)]
+    save_attempts: Count
+    max_uncommitted_steps: Positive
+    page_root: Text
 
 
-class HostTypeFields(_Fields):
+class HostTypeFields(TypedDict, total=False):
     """One item of `host_types`."""
 
-    name: Name
-    device: Literal["cpu", "cuda"] = "cpu"
-    num_cpus: Annotated[Number, Field(ge=0)] = 1.0
-    num_gpus: Annotated[Number, Field(ge=0)] = 0.0
-    labels: dict[Text, Text] = Field(default_factory=dict)
-    zone: Text = ""
-    is_spot: Switch = False
-    price_per_hour: Rate = 0.0
-    max_hosts: Count = 1
-    threads: Positive = 1
-    memory_limit: Size = 0
-    adapter_memory: Size = 0
-    token_budget: Positive = 0
+    name: Required[Name]
+    device: Literal["cpu", "cuda"]
+    num_cpus: Annotated[Number, Field(ge=0)]
+    num_gpus: Annotated[Number, Field(ge=0)]
+    labels: dict[Text, Text]
+    zone: Text
+    is_spot: Switch
+    price_per_hour: Rate
+    max_hosts: Count
+    threads: Positive
+    memory_limit: Size
+    adapter_memory: Size
+    token_budget: Positive

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlora_ray.config.cluster_fields import SYNONYMS, HostTypeFields, ScaleFields, ServiceFields
-from mlora_ray.config.field_reader import FieldReader
-from mlora_ray.config.service_settings import OURS, ServiceSettings
+from mlora_ray.config.field_reader import FieldReader, names_of
+from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.config.yaml_lines import Document, Value, dotted, read_yaml
 from mlora_ray.errors import InputError, Mistake
@@ -18,6 +18,7 @@ from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.models.step_time import StepTimeModel
 from mlora_ray.policies.scaling.presets import PROFILES
 from mlora_ray.types import AutoscaleSettings, HostType
+from mlora_ray.types.storage_layout import StorageLayout
 
 STORAGE_VARIABLE = "MLORA_STORAGE"
 DATABASE_VARIABLE = "MLORA_DATABASE"
@@ -59,9 +60,9 @@ class _SettingsReader:
             return ServiceSettings()
         top = {**self._document.value, **self._given}
         types = top.pop("host_types", None)
-        scale = {k: v for k, v in top.items() if k in ScaleFields.model_fields}
+        scale = {k: v for k, v in top.items() if k in names_of(ScaleFields)}
         rest = {k: v for k, v in top.items() if k not in scale}
-        held = self._fields.validated(ServiceFields, rest, (), also=(*ScaleFields.model_fields, "host_types"))
+        held = self._fields.validated(ServiceFields, rest, (), also=(*names_of(ScaleFields), "host_types"))
         autoscale = self._autoscale(held.pop("profile", "custom"), self._fields.validated(ScaleFields, scale, ()))
         storage = self._storage(held.pop("storage", ""), environment)
         database = self._database(held.pop("database", ""), storage, environment)
@@ -128,7 +129,9 @@ class _SettingsReader:
             try:
                 profile = read_profile(str(self._path.parent / Path(name).expanduser()))
             except InputError as error:
-                self._fields.add(where, dotted(where), name, "; ".join(str(m) for m in error.mistakes))
+                self._fields.add(
+                    where, dotted(where), name, f"a sound profile: {'; '.join(str(m) for m in error.mistakes)}"
+                )
                 continue
             key = (profile.base, profile.device_type)
             if key in found or (profile.memory and profile.memory.base != profile.base):
@@ -150,7 +153,7 @@ class _SettingsReader:
         if most <= 0 or not types:
             return
         if free := [one.name for one in types if one.price_per_hour <= 0]:
-            allowed = f"a price_per_hour of every host type; {', '.join(free)} has none"
+            allowed = f"left out, or every host type has a price_per_hour; {', '.join(free)} has none"
             self._fields.add(("max_cost_per_hour",), "max_cost_per_hour", f"{most:g}", allowed)
         elif most < (least := min(one.price_per_hour for one in types)):
             allowed = f"at least {least:g}, the price of the cheapest host type: no host could be launched"
@@ -180,7 +183,7 @@ class _SettingsReader:
             )
             self._fields.add(("database",), "database", "", allowed)
             return ""
-        return f"sqlite:///{storage}/{OURS}/control.db"
+        return StorageLayout(storage).database_url
 
     def _check_database(self, url: str) -> None:
         """Only its kind: whether it answers is seen when it is opened."""
@@ -201,7 +204,7 @@ class _SettingsReader:
         try:
             load_policy(name)
         except ValueError as error:
-            self._fields.add(("policy",), "policy", name, str(error))
+            self._fields.add(("policy",), "policy", name, f"one that can be loaded: {error}")
 
     def _at_its_source(self, one: Mistake) -> Mistake:
         if one.field.split("[")[0].split(".")[0] in self._given:

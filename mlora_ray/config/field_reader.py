@@ -3,70 +3,111 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mlora_ray.config.field_types import described
 from mlora_ray.config.yaml_lines import Document, KeyPath, Value, dotted
 from mlora_ray.errors import Mistake
 
+NEAR = 0.8  # similarity from which one name is taken for another: exclude_modules and target_modules have 0.62
+
 
 class FieldReader:
-    """Collects the mistakes of one document. `synonyms`: names of others, and what they are called here."""
+    """Collects the mistakes of one document.
+
+    `synonyms`: names of others, and what they are called here. `known`: names of others that are known, if only to be
+    refused: the nearest name is looked for among them too.
+    """
 
     def __init__(
-        self, path: Path, document: Document, mistakes: list[Mistake], synonyms: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        document: Document,
+        mistakes: list[Mistake],
+        synonyms: Mapping[str, str] | None = None,
+        known: tuple[str, ...] = (),
     ) -> None:
         self.path, self.document, self.mistakes = path, document, list(mistakes)
-        self._synonyms = synonyms or {}
+        self.jobs: dict[KeyPath, str] = {}  # where a job stands, and its name
+        self._synonyms, self._known = synonyms or {}, known
 
     def validated(
-        self, model: type[BaseModel], value: Mapping[str, Value], at: KeyPath, also: tuple[str, ...] = ()
-    ) -> dict:
-        """Fields that were set, by pydantic; a mistake for each that does not fit. `also`: names to suggest, too."""
-        for name in [k for k in value if k not in model.model_fields]:
-            self.unknown((*at, name), name, value[name], (*model.model_fields, *also))
-        given = {k: v for k, v in value.items() if k in model.model_fields}
+        self,
+        model: type,
+        value: Mapping[str, Value],
+        at: KeyPath,
+        also: tuple[str, ...] = (),
+        written: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Fields that were set, by pydantic; a mistake for each that does not fit.
+
+        `model` is a TypedDict. `also`: names to suggest, too. `written`: a field's name in the file, if it is another.
+        """
+        names = names_of(model)
+        for name in [k for k in value if k not in names]:
+            self.unknown((*at, name), name, value[name], (*names, *also))
+        given = {k: v for k, v in value.items() if k in names}
         try:
-            return model.model_validate(given).model_dump(exclude_unset=True)
+            return dict(_adapter(model).validate_python(given))
         except ValidationError as error:
             bad = set()
             for item in error.errors(include_url=False):
-                path = tuple(p for p in item["loc"] if not isinstance(p, str) or p in model.model_fields or p in given)
+                path = tuple(p for p in item["loc"] if not isinstance(p, str) or p in names or p in given)
                 bad.add(path[0] if path else "")
-                shown = "" if item["type"] == "missing" else show_value(item["input"])
-                self.add((*at, *path), dotted((*at, *path)), shown, _allowed(item))
+                shown = tuple((written or {}).get(str(p), p) if i == 0 else p for i, p in enumerate(path))
+                self._add_error((*at, *shown), item)
             return self._rest(model, given, {str(b) for b in bad})
 
-    def _rest(self, model: type[BaseModel], given: dict[str, Value], bad: set[str]) -> dict:
+    def _rest(self, model: type, given: dict[str, Value], bad: set[str]) -> dict[str, Any]:
         """What is right beside the mistakes, so that checks of fields together still run."""
-        good = {k: v for k, v in given.items() if k not in bad}
         try:
-            return model.model_validate(good).model_dump(exclude_unset=True)
+            return dict(_adapter(model).validate_python({k: v for k, v in given.items() if k not in bad}))
         except ValidationError:
             return {}
 
-    def unknown(self, at: KeyPath, name: str, value: Value, allowed: tuple[str, ...]) -> None:
-        guess = self._synonyms.get(name) or next(iter(difflib.get_close_matches(name, allowed, 1, 0.6)), None)
-        hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(allowed)}"
-        self.add(at, dotted(at), show_value(value), f"unknown field; {hint}")
+    def _add_error(self, at: KeyPath, item: Any) -> None:
+        """pydantic's message as what is allowed."""
+        if item["type"] == "missing":
+            return self.add(at, dotted(at), "", "required", verb="is")
+        is_type = item["type"].endswith("_type")  # the type is wrong: '8' and 8 would look alike
+        message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+        if item["type"] == "string_too_short":
+            message = "a text that is not empty"
+        self.add(at, dotted(at), described(item["input"]) if is_type else show_value(item["input"]), message)
 
-    def add(self, at: KeyPath, field: str, value: str, allowed: str) -> None:
+    def unknown(self, at: KeyPath, name: str, value: Value, allowed: tuple[str, ...]) -> None:
+        guess = self._synonyms.get(name) or next(
+            iter(difflib.get_close_matches(name, (*allowed, *self._known), 1, NEAR)), None
+        )
+        hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(allowed)}"
+        self.add(at, dotted(at), show_value(value), f"an unknown field; {hint}", verb="is")
+
+    def add(self, at: KeyPath, field: str, value: str, allowed: str, verb: str = "must be") -> None:
+        """A mistake at `at`; what lies inside a job is named from there."""
+        job = next((name for place, name in self.jobs.items() if at[: len(place)] == place), "")
+        if job:
+            field = field.removeprefix(dotted(at[:2])).removeprefix(".") or "job"
         line = self.document.line(at)
-        self.mistakes.append(Mistake(file=str(self.path), field=field, value=value, allowed=allowed, line=line))
+        found = Mistake(file=str(self.path), line=line, job=job, field=field, value=value, allowed=allowed, verb=verb)
+        if found not in self.mistakes:
+            self.mistakes.append(found)
+
+
+@functools.cache
+def _adapter(model: type) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
+
+
+def names_of(model: type) -> tuple[str, ...]:
+    """The fields of a TypedDict."""
+    return tuple(model.__annotations__)
 
 
 def show_value(value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _allowed(item: object) -> str:
-    """pydantic's message as what is allowed."""
-    assert isinstance(item, dict)
-    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    if str(item["type"]).endswith("_type"):  # the type is wrong: '8' and 8 would look alike
-        return f"{message}, not {described(item['input'])}"
-    return "required" if item["type"] == "missing" else message

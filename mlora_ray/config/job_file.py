@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from mlora_ray.config.field_reader import FieldReader
-from mlora_ray.config.job_fields import JOB_FIELDS, SYNONYMS, FileFields, JobFields, JobOnlyFields
+from mlora_ray.config.data_fields import read_sources
+from mlora_ray.config.field_reader import FieldReader, names_of, show_value
+from mlora_ray.config.job_fields import JOB_FIELDS, JOB_ONLY, SYNONYMS, FileFields, JobFields, JobOnlyFields
+from mlora_ray.config.job_meaning import RelativeSteps, from_defaults, meaning, schedule, wrong_together
+from mlora_ray.config.peft_trl_fields import FIELDS, Harmless, Taken, is_harmless
+from mlora_ray.config.schedule_fields import SCHEDULE_KWARGS
 from mlora_ray.config.yaml_lines import Document, KeyPath, Value, dotted, read_yaml
-from mlora_ray.data.readers import HUB_PREFIX, SUFFIXES
+from mlora_ray.data.sources import DROP, TURNS, DataFile, RowSettings
 from mlora_ray.errors import InputError, Mistake
-from mlora_ray.types import LoraSpec, TrainSpec
+from mlora_ray.types import BaseSpec, LoraSpec, TrainSpec
+from mlora_ray.types.storage_layout import STORAGE_FOLDER
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-RESERVED_NAMES = ("summary.json", "report.html", ".mlora")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(#[\w.\-\[\]:%]+)?")
+RESERVED_NAMES = ("summary.json", "report.html", STORAGE_FOLDER)
 LORA_NAMES = tuple(f.name for f in fields(LoraSpec))
 TRAIN_NAMES = tuple(f.name for f in fields(TrainSpec))
-DEFAULT_SEED = 42
+FILE_FIELDS = (*names_of(FileFields), "defaults", "jobs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFileEntry:
-    """One job as the file says it, defaults filled in. Paths are absolute, or `hub:owner/name#split`."""
+    """One job as the file says it, defaults filled in."""
 
     name: str
     line: int
     lora: LoraSpec
     train: TrainSpec
-    train_path: str
-    eval_path: str | None = None
+    train_files: tuple[DataFile, ...]
+    eval_files: tuple[DataFile, ...] = ()
+    rows: RowSettings
     tenant: str = "default"
     priority: int = 0
     deadline_at_s: float | None = None  # seconds since the Unix epoch
     device_type: str = ""  # cpu | cuda; empty: any
+    relative_steps: RelativeSteps = field(default_factory=dict)
     field_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)  # the job's and defaults'
 
     def line_of(self, name: str) -> int:
@@ -75,96 +82,146 @@ class _JobFileReader:
 
     def __init__(self, path: Path, document: Document, mistakes: list[Mistake]) -> None:
         self.path, self.document = path, document
-        self.fields = FieldReader(path, document, mistakes, SYNONYMS)
+        self.fields = FieldReader(path, document, mistakes, SYNONYMS, known=tuple(FIELDS))
+        self.dtype, self.seed = BaseSpec(name="", path="").dtype, TrainSpec().seed
 
     def read(self) -> JobFile:
         top = self.document.value
         if not isinstance(top, dict):
-            self.fields.add((), "job file", "" if top is None else repr(top)[:60], "a mapping with base and jobs")
+            self.fields.add((), "job file", "" if top is None else show_value(top), "a mapping with base and jobs")
             raise InputError(self.fields.mistakes)
-        file = self.fields.validated(FileFields, _without(top, "jobs", "defaults"), (), also=("jobs", "defaults"))
-        defaults = self._fields_of({} if top.get("defaults") is None else top["defaults"], ("defaults",), JOB_FIELDS)
-        seed = file.get("seed", DEFAULT_SEED)
+        file = self._top(top)
+        self.dtype, self.seed = file.get("dtype", self.dtype), file.get("seed", self.seed)
         jobs = top.get("jobs")
         if not isinstance(jobs, list) or not jobs:
-            self.fields.add(("jobs",), "jobs", "" if not jobs else repr(jobs)[:60], "a list of at least one job")
+            self.fields.add(("jobs",), "jobs", "" if not jobs else show_value(jobs), "a list of at least one job")
             jobs = []
-        entries = [self._job(job, ("jobs", i), defaults, seed) for i, job in enumerate(jobs)]
-        self._check_names([(("jobs", i), job.get("name")) for i, job in enumerate(jobs) if isinstance(job, dict)])
+        named: list[tuple[KeyPath, Value]]
+        named = [(("jobs", i), job["name"]) for i, job in enumerate(jobs) if isinstance(job, dict) and "name" in job]
+        self.fields.jobs = {at: name for at, name in named if isinstance(name, str)}
+        written = {} if top.get("defaults") is None else top["defaults"]
+        defaults = self._fields_of(written, ("defaults",), JOB_FIELDS)
+        entries = [self._job(job, ("jobs", i), defaults) for i, job in enumerate(jobs)]
+        self._check_names(named)
         return JobFile(
             path=str(self.path),
             base=file.get("base", ""),
-            dtype=file.get("dtype", "bfloat16"),
-            seed=seed,
+            dtype=self.dtype,
+            seed=self.seed,
             jobs=tuple(e for e in entries if e is not None),
             base_line=self.document.line(("base",)),
             mistakes=tuple(sorted(self.fields.mistakes, key=lambda m: m.line)),
         )
 
-    def _job(self, value: Value, at: KeyPath, defaults: dict, seed: int) -> JobFileEntry | None:
+    def _top(self, top: dict[str, Value]) -> dict[str, Any]:
+        """The file's own fields; one of a job that stands here is told where it belongs."""
+        misplaced = [name for name in top if name not in FILE_FIELDS and (name in JOB_FIELDS or name in FIELDS)]
+        where = "a field of a job; it stands in defaults or jobs"
+        for name in misplaced:
+            self.fields.add((name,), name, show_value(top[name]), where, verb="is")
+        own = _without(top, "jobs", "defaults", *misplaced)
+        return self.fields.validated(FileFields, own, (), also=("jobs", "defaults"))
+
+    def _job(self, value: Value, at: KeyPath, defaults: dict[str, Any]) -> JobFileEntry | None:
         before = len(self.fields.mistakes)
-        allowed = (*JOB_FIELDS, *JobOnlyFields.model_fields)
-        own = self._fields_of(value, at, allowed)
+        own = self._fields_of(value, at, (*JOB_FIELDS, *JOB_ONLY))
         if not isinstance(value, dict):
             return None
-        only = self.fields.validated(
-            JobOnlyFields, {k: v for k, v in value.items() if k in JobOnlyFields.model_fields}, at
-        )
-        paths = [self._data_path(only.get(which), (*at, which)) for which in ("train", "eval")]
-        held = {"seed": seed} | _without_other_length(defaults, own) | own
-        self._check_together(held, at)
+        only = self.fields.validated(JobOnlyFields, {k: v for k, v in value.items() if k in JOB_ONLY}, at)
+        held = {"seed": self.seed} | from_defaults(defaults, own) | own
+        files = {which: self._files(only.get(which), (*at, which), held) for which in only if which != "name"}
+        lines = self._lines(("defaults",)) | self._lines(at)
+        self._check_together(held, at, inherited=defaults.keys() - own.keys())
         if len(self.fields.mistakes) > before:
             return None
-        if held.get("max_steps"):
-            held["num_epochs"] = 0.0
+        decided, relative_steps = meaning(held)
+        placing = {k: held[k] for k in ("tenant", "priority", "device_type") if k in held}
+        train = TrainSpec(**{k: v for k, v in decided.items() if k in TRAIN_NAMES})
         return JobFileEntry(
             name=only["name"],
             line=self.document.line(at),
-            lora=LoraSpec(**{k: v for k, v in held.items() if k in LORA_NAMES}),
-            train=TrainSpec(**{k: v for k, v in held.items() if k in TRAIN_NAMES}),
-            train_path=str(paths[0]),
-            eval_path=paths[1],
-            tenant=held.get("tenant", "default"),
-            priority=held.get("priority", 0),
+            lora=LoraSpec(**{k: v for k, v in decided.items() if k in LORA_NAMES}),
+            train=train,
+            train_files=files["train"],
+            eval_files=files.get("eval", ()),
+            rows=RowSettings(
+                max_length=train.max_length,
+                completion_only_loss=train.completion_only_loss,
+                assistant_only_loss=held.get("assistant_only_loss", TURNS),
+                overlong=held.get("overlong", DROP),
+            ),
             deadline_at_s=held.get("deadline"),
-            device_type=held.get("device_type", ""),
-            field_lines=self._lines(defaults, ("defaults",)) | self._lines(value, at),
+            relative_steps=relative_steps,
+            field_lines=lines,
+            **placing,
         )
 
-    def _lines(self, names: Iterable[str], at: KeyPath) -> dict[str, int]:
-        """The line of each field right below `at`."""
-        return {name: self.document.line((*at, name)) for name in names}
+    def _check_together(self, held: dict[str, Any], at: KeyPath, inherited: Set[str]) -> None:
+        """Fields that do not fit one another; one of `inherited` is said where the defaults have it."""
+        name = "lr_scheduler_kwargs"
+        place = (*(("defaults",) if name in inherited else at), name)
+        held[name] = self.fields.validated(SCHEDULE_KWARGS[schedule(held)], held.get(name, {}), place)
+        for wrong in wrong_together(held):
+            place = ("defaults", wrong.field) if wrong.field in inherited else (*at, wrong.field)
+            self.fields.add(place, dotted((*place, *wrong.below)), wrong.value, wrong.allowed)
 
-    def _fields_of(self, value: Value, at: KeyPath, allowed: tuple[str, ...]) -> dict:
-        """The job fields of one mapping, checked and in the form of types.py. Adds mistakes."""
+    def _lines(self, at: KeyPath) -> dict[str, int]:
+        """The line of each field right below `at`, by its name there and by ours."""
+        below = [path[-1] for path in self.document.lines if path[:-1] == at and len(path) == len(at) + 1]
+        lines = {str(name): self.document.line((*at, name)) for name in below}
+        return lines | {taken.ours: lines[n] for n, taken in FIELDS.items() if isinstance(taken, Taken) and n in lines}
+
+    def _fields_of(self, value: Value, at: KeyPath, allowed: tuple[str, ...]) -> dict[str, Any]:
+        """The job fields of one mapping, checked and in the form of types.py. Adds mistakes.
+
+        Beside TRL's `num_train_epochs` a `max_steps` wins, as in TRL; beside our `num_epochs` it is a mistake.
+        """
         if not isinstance(value, dict):
-            self.fields.add(at, dotted(at), repr(value)[:60], "a mapping of fields")
+            self.fields.add(at, dotted(at), show_value(value), "a mapping of fields")
             return {}
-        for name in value:
-            if name not in allowed:
-                self.fields.unknown((*at, name), name, value[name], allowed)
-        held = self.fields.validated(JobFields, {k: v for k, v in value.items() if k in JOB_FIELDS}, at)
-        if held.get("num_epochs") and held.get("max_steps"):
-            both = f"{held['num_epochs']:g} and {held['max_steps']}"
-            self.fields.add((*at, "max_steps"), dotted((*at, "num_epochs/max_steps")), both, "one of the two, not both")
+        written = self._our_names(value, at, allowed)
+        given = {ours: value[name] for ours, name in written.items() if ours in JOB_FIELDS}
+        held = self.fields.validated(JobFields, given, at, written=written)
+        for one, other in (("num_epochs", "max_steps"), ("warmup_ratio", "warmup_steps")):
+            if held.get(one) and held.get(other, 0) > 0 and {one, other} <= value.keys():
+                both = f"{held[one]:g} and {held[other]:g}"
+                self.fields.add((*at, other), dotted((*at, f"{one}/{other}")), both, "one of the two, not both")
         return held
 
-    def _check_together(self, held: dict, at: KeyPath) -> None:
-        if held.get("init_lora_weights") == "orthogonal":
-            ranks = [("r", held.get("r", 8)), *(("rank_pattern", r) for _, r in held.get("rank_pattern", ()))]
-            if odd := [(name, r) for name, r in ranks if r % 2]:
-                name, rank = odd[0]
-                self.fields.add(
-                    (*at, "init_lora_weights"), dotted((*at, name)), str(rank), "an even rank, for orthogonal"
-                )
-        if held.get("num_epochs") == 0 and not held.get("max_steps"):
-            self.fields.add((*at, "num_epochs"), dotted((*at, "num_epochs")), "0", "above 0, or max_steps above 0")
+    def _our_names(self, value: dict[str, Value], at: KeyPath, allowed: tuple[str, ...]) -> dict[str, str]:
+        """Our names to those in the file. What is neither ours nor changes nothing is a mistake."""
+        written: dict[str, str] = {}
+        for name, held in value.items():
+            theirs = FIELDS.get(name)
+            if isinstance(theirs, Harmless):
+                self._check_harmless(theirs, (*at, name), held)
+            elif isinstance(theirs, Taken) and held is None and theirs.is_nullable:
+                continue
+            elif (ours := theirs.ours if theirs else name) not in allowed:
+                self._add_unknown((*at, name), name, held, allowed)
+            elif ours in written:
+                same = f"left out beside {written[ours]}, which is the same"
+                self.fields.add((*at, name), dotted((*at, name)), show_value(held), same)
+            else:
+                written[ours] = name
+        return written
+
+    def _check_harmless(self, theirs: Harmless, at: KeyPath, value: Value) -> None:
+        if not is_harmless(theirs, value):
+            self.fields.add(at, dotted(at), show_value(value), theirs.allowed())
+        elif value is True and self.dtype == "float32" and at[-1] in ("bf16", "bf16_full_eval"):
+            self.fields.add(at, dotted(at), "True", "false where dtype, at the top of the file, is float32")
+
+    def _add_unknown(self, at: KeyPath, name: str, value: Value, allowed: tuple[str, ...]) -> None:
+        if name not in FILE_FIELDS:
+            return self.fields.unknown(at, name, value, allowed)
+        self.fields.add(at, dotted(at), show_value(value), "a field of the whole file; it stands at its top", verb="is")
 
     def _check_names(self, names: list[tuple[KeyPath, Value]]) -> None:
         seen: dict[str, int] = {}
         for at, name in names:
             if not isinstance(name, str):
-                continue  # missing or not a string: already said
+                continue  # already said
             place, line = (*at, "name"), self.document.line((*at, "name"))
             folded = name.casefold()  # two names that differ in case are one directory on some file systems
             if not PLAIN_NAME.fullmatch(name):
@@ -178,29 +235,12 @@ class _JobFileReader:
                 self.fields.add(place, dotted(place), name, f"a name of its own; line {seen[folded]} has it too")
             seen.setdefault(folded, line)
 
-    def _data_path(self, value: object, at: KeyPath) -> str | None:
-        """An absolute path, `hub:...`, or None where there is none or it is a mistake."""
-        if not isinstance(value, str):
-            return None
-        if value.startswith(HUB_PREFIX):
-            return value
-        path = (self.path.parent / Path(value).expanduser()).resolve()
-        if path.is_file():
-            return str(path)
-        if HUB_ID.fullmatch(value) and Path(value).suffix not in SUFFIXES:
-            return HUB_PREFIX + value
-        self.fields.add(
-            at, dotted(at), value, f"a file that exists, beside the job file or absolute (looked for {path})"
-        )
-        return None
+    def _files(self, value: Value, at: KeyPath, held: dict) -> tuple[DataFile, ...]:
+        """Of `train` or `eval`; none for an `eval` of null."""
+        if value is None and at[-1] == "eval":
+            return ()
+        return read_sources(self.fields, self.path.parent.resolve(), value, at, held)
 
 
 def _without(values: dict[str, Value], *names: str) -> dict[str, Value]:
     return {k: v for k, v in values.items() if k not in names}
-
-
-def _without_other_length(defaults: dict, own: dict) -> dict:
-    """A job's own `max_steps` or `num_epochs` replaces either of them in the defaults."""
-    if own.get("max_steps") or own.get("num_epochs"):
-        return _without(defaults, "max_steps", "num_epochs")
-    return defaults

@@ -126,7 +126,7 @@ class _Reader:
                 continue
             name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
             if name in own:
-                allowed = f"each key once; the first is on line {self.lines[(*at, name)]}"
+                allowed = f"given once; the first is on line {self.lines[(*at, name)]}"
                 field = dotted((*at, name))
                 self.duplicates.append(Mistake(file=str(self.path), field=field, value="", allowed=allowed, line=line))
                 continue

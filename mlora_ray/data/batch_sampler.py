@@ -43,14 +43,14 @@ def _order(seed: int, data_epoch: int, num_rows: int) -> np.ndarray:
 
 
 def rows_of_step(train: TrainSpec, lengths: np.ndarray, step: int, nano_batch_tokens: int) -> StepRows:
-    """Rows of step `step` (0-based), shuffled anew each data pass by the job's seed.
+    """Rows of step `step` (0-based), shuffled anew each data pass by the job's `data_seed`, or its seed.
 
     A nano-batch holds consecutive rows of one batch, at most `nano_batch_tokens` tokens or one row.
     """
     num_rows = len(lengths)
     per_epoch = steps_per_epoch(train, num_rows)
     data_epoch, at = divmod(step, per_epoch)
-    order = _order(train.seed, data_epoch, num_rows)
+    order = _order(train.seed if train.data_seed is None else train.data_seed, data_epoch, num_rows)
     nano_batches: list[tuple[int, ...]] = []
     for batch in range(train.gradient_accumulation_steps):
         start = (at * train.gradient_accumulation_steps + batch) * train.batch_size

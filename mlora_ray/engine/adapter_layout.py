@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mlora_ray.bases.target_modules import select_targets
+from mlora_ray.bases.target_modules import alpha_of, select_targets
 from mlora_ray.engine.site_groups import SiteGroup
 from mlora_ray.errors import JobError
 from mlora_ray.types import LoraSpec
@@ -53,7 +53,7 @@ class AdapterLayout(NamedTuple):
 
 
 def build_layout(lora: LoraSpec, site_groups: list[SiteGroup]) -> AdapterLayout:
-    """Lay out an adapter over the base's site groups. Raises JobError when nothing matches or a rank is too large."""
+    """Lay out an adapter over the base's site groups. Raises JobError when nothing matches."""
     names = [site.name for group in site_groups for site in group.sites]
     ranks = select_targets(lora, names)
     if not ranks:
@@ -64,9 +64,6 @@ def build_layout(lora: LoraSpec, site_groups: list[SiteGroup]) -> AdapterLayout:
         mine = [(site, ranks[site.name]) for site in group.sites if site.name in ranks]
         if not mine:
             continue
-        for site, r in mine:
-            if r > min(site.num_in, site.num_out):
-                raise JobError(f"r={r} is larger than {site.name} ({site.num_out} x {site.num_in}) allows")
         placed.append((group, offset, mine))
         offset = _aligned(offset + sum(r for _, r in mine) * group.num_in)
     num_a = offset
@@ -74,7 +71,7 @@ def build_layout(lora: LoraSpec, site_groups: list[SiteGroup]) -> AdapterLayout:
     for group, a_offset, mine in placed:
         members, r_start = [], 0
         for site, r in mine:
-            scale = lora.lora_alpha / (r**0.5 if lora.use_rslora else r)
+            scale = alpha_of(lora, site.name) / (r**0.5 if lora.use_rslora else r)
             a_at = a_offset + r_start * group.num_in
             slot = ModuleSlot(site.name, site.num_in, site.num_out, site.out_start, r_start, r, scale, a_at, offset)
             members.append(slot)

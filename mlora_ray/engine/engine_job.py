@@ -10,9 +10,10 @@ from mlora_ray.data.batch_sampler import StepRows, rows_of_step
 from mlora_ray.data.tokenized_rows import Rows
 from mlora_ray.engine.adapter_layout import AdapterLayout
 from mlora_ray.engine.adapter_state import AdapterState
-from mlora_ray.engine.optimizer import clip_, learning_rate, optimizer_step_
+from mlora_ray.engine.optimizer import clip_, optimizer_step_
 from mlora_ray.engine.packed_row import Request, Scratch
-from mlora_ray.types import BUFFER_ROWS, JobSpec, StepReport
+from mlora_ray.engine.schedule import learning_rate
+from mlora_ray.types import BUFFER_ROWS, JobSpec, Progress, StepReport
 
 
 class NanoBatch(NamedTuple):
@@ -60,6 +61,19 @@ class EngineJob:
 
     def fresh_state(self, device: str) -> AdapterState:
         return AdapterState.fresh(self.layout, self.spec.lora, self.spec.train, device)
+
+    def progress(self, epoch: int) -> Progress:
+        """Where it stands, for the owner of this epoch."""
+        return Progress(
+            job=self.spec.name,
+            epoch=epoch,
+            step=self.step,
+            total_steps=self.spec.total_steps,
+            loss=self.last_loss,
+            num_tokens=self.trained_tokens,
+            is_resident=self.state is not None,
+            tokens_per_s=self.tokens_per_s,
+        )
 
     # -- an open step --------------------------------------------------------------------------------------------
 

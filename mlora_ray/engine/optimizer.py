@@ -1,4 +1,4 @@
-"""Optimizer step of one adapter over its flat buffer: schedule, clipping, AdamW, SGD, Lion."""
+"""Optimizer step of one adapter over its flat buffer: clipping, AdamW, SGD, Lion."""
 
 from __future__ import annotations
 
@@ -10,23 +10,8 @@ from torch import Tensor
 from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.types import TrainSpec
 
-ADAMW_BETAS, ADAMW_EPS = (0.9, 0.999), 1e-8  # torch's and transformers' defaults
-LION_BETAS = (0.9, 0.99)  # arXiv 2302.06675
-
-
-def learning_rate(train: TrainSpec, step: int, total_steps: int) -> float:
-    """Rate of step `step` (0-based), as transformers' schedules of the same names give it."""
-    warmup = math.ceil(total_steps * train.warmup_ratio)
-    if train.lr_scheduler_type == "constant":
-        return train.learning_rate
-    if step < warmup:
-        return train.learning_rate * step / max(1, warmup)
-    done = (step - warmup) / max(1, total_steps - warmup)
-    if train.lr_scheduler_type == "constant_with_warmup":
-        return train.learning_rate
-    if train.lr_scheduler_type == "cosine":
-        return train.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
-    return train.learning_rate * max(0.0, 1.0 - done)
+ADAMW_BETA2 = 0.999  # torch's and transformers' default
+LION_BETA2 = 0.99  # arXiv 2302.06675
 
 
 def clip_(grad_P: Tensor, max_norm: float) -> float:
@@ -43,10 +28,10 @@ def optimizer_step_(state: AdapterState, grad_P: Tensor, train: TrainSpec, rate:
     state.step += 1
     for part, lr in ((slice(0, split), rate), (slice(split, None), rate * train.loraplus_lr_ratio)):
         rows = [row[part] for row in state.flat]
-        _UPDATES[train.optim](rows, grad_P[part], lr, train.weight_decay, state.step)
+        _UPDATES[train.optim](rows, grad_P[part], lr, train, state.step)
 
 
-def _adamw(rows: list[Tensor], grad: Tensor, lr: float, weight_decay: float, step: int) -> None:
+def _adamw(rows: list[Tensor], grad: Tensor, lr: float, train: TrainSpec, step: int) -> None:
     steps = torch.tensor(float(step), device=grad.device)
     torch._fused_adamw_(
         [rows[0]],
@@ -56,27 +41,27 @@ def _adamw(rows: list[Tensor], grad: Tensor, lr: float, weight_decay: float, ste
         [],
         [steps],
         lr=lr,
-        beta1=ADAMW_BETAS[0],
-        beta2=ADAMW_BETAS[1],
-        weight_decay=weight_decay,
-        eps=ADAMW_EPS,
+        beta1=train.adam_beta1,
+        beta2=ADAMW_BETA2 if train.adam_beta2 is None else train.adam_beta2,
+        weight_decay=train.weight_decay,
+        eps=train.adam_epsilon,
         amsgrad=False,
         maximize=False,
     )
 
 
-def _sgd(rows: list[Tensor], grad: Tensor, lr: float, weight_decay: float, step: int) -> None:
-    if weight_decay:
-        grad.add_(rows[0], alpha=weight_decay)
+def _sgd(rows: list[Tensor], grad: Tensor, lr: float, train: TrainSpec, step: int) -> None:
+    if train.weight_decay:
+        grad.add_(rows[0], alpha=train.weight_decay)
     rows[0].add_(grad, alpha=-lr)
 
 
-def _lion(rows: list[Tensor], grad: Tensor, lr: float, weight_decay: float, step: int) -> None:
+def _lion(rows: list[Tensor], grad: Tensor, lr: float, train: TrainSpec, step: int) -> None:
     weights, moment = rows
-    if weight_decay:
-        weights.mul_(1.0 - lr * weight_decay)
-    weights.add_(torch.lerp(grad, moment, LION_BETAS[0]).sign_(), alpha=-lr)
-    moment.lerp_(grad, 1.0 - LION_BETAS[1])
+    if train.weight_decay:
+        weights.mul_(1.0 - lr * train.weight_decay)
+    weights.add_(torch.lerp(grad, moment, train.adam_beta1).sign_(), alpha=-lr)
+    moment.lerp_(grad, 1.0 - (LION_BETA2 if train.adam_beta2 is None else train.adam_beta2))
 
 
 _UPDATES = {"adamw": _adamw, "sgd": _sgd, "lion": _lion}

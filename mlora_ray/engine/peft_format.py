@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import numpy as np
 
@@ -23,6 +24,8 @@ def peft_tensors(state: AdapterState) -> dict[str, np.ndarray]:
 
 def peft_config(lora: LoraSpec, layout: AdapterLayout, base_path: str) -> dict:
     """`adapter_config.json` as PEFT writes it, with the modules spelled out."""
+    # PEFT imports bitsandbytes, which warns on some CPUs that a kernel it would fetch from the Hub is not there.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig
 
     init: bool | str = {"kaiming": True, "random": False}.get(lora.init_lora_weights, lora.init_lora_weights)
@@ -35,6 +38,7 @@ def peft_config(lora: LoraSpec, layout: AdapterLayout, base_path: str) -> dict:
         lora_dropout=lora.lora_dropout,
         use_rslora=lora.use_rslora,
         rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         target_modules=sorted(slot.name for slot in layout.modules),
         init_lora_weights=init,
     ).to_dict()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import logging
+import math
+from typing import TYPE_CHECKING, Any
 
 from mlora_ray.bases.linear_shapes import BaseShapes, base_shapes
 from mlora_ray.bases.resolve import resolve_base
@@ -11,11 +13,13 @@ from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.data import batch_sampler
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.prepare.job_rows import RowsKey, RowsOfJobs, reading_mistakes, rows_key
-from mlora_ray.prepare.target_checks import target_mistakes
+from mlora_ray.prepare.target_checks import target_mistakes, wide_ranks
 from mlora_ray.types import BaseSpec, JobSpec, RowsRef
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
@@ -40,7 +44,10 @@ def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
     found += rows.mistakes
     if found:
         raise InputError(found)
-    return [_job_spec(job, base, rows.refs) for job in job_file.jobs]
+    specs = [_job_spec(job, base, rows.refs) for job in job_file.jobs]
+    for warning in wide_ranks(specs) if data_dir_uri else []:  # `check` has them in its report
+        _log.warning("event=wide_rank %s", warning)
+    return specs
 
 
 def _at_base(job_file: JobFile, mistake: Mistake) -> Mistake:
@@ -63,15 +70,21 @@ def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
 
 
 def _job_spec(job: JobFileEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
-    train_rows = refs[rows_key(job, job.train_path)]
+    train_rows = refs[rows_key(job, job.train_files)]
+    total_steps = batch_sampler.total_steps(job.train, train_rows.num_rows)
+    per_epoch = batch_sampler.steps_per_epoch(job.train, train_rows.num_rows)
+    steps: dict[str, Any] = {
+        name: per_epoch if isinstance(every, str) else math.ceil(total_steps * every)
+        for name, every in job.relative_steps.items()
+    }
     return JobSpec(
         name=job.name,
         base=base,
         lora=job.lora,
-        train=job.train,
+        train=dataclasses.replace(job.train, **steps),
         train_rows=train_rows,
-        eval_rows=refs[rows_key(job, job.eval_path)] if job.eval_path else None,
-        total_steps=batch_sampler.total_steps(job.train, train_rows.num_rows),
+        eval_rows=refs[rows_key(job, job.eval_files)] if job.eval_files else None,
+        total_steps=total_steps,
         tenant=job.tenant,
         priority=job.priority,
         deadline_at_s=job.deadline_at_s,

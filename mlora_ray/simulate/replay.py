@@ -56,7 +56,7 @@ def replay(log: str, policy: str = "", step_times: StepTimes | None = None) -> t
         decisions = read_decisions(log)
         made = {name: load_policy(name, step_times) for name in {policy or d.policy for d in decisions}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        allowed = f"a decision log and a policy that can be loaded: {error}"
+        allowed = f"a decision log, and its policy one that can be loaded: {error}"
         raise InputError([Mistake(file=log, field="replay", value=policy, allowed=allowed)]) from error
     found = []
     for number, one in enumerate(decisions, start=1):

@@ -101,7 +101,7 @@ def _check(options: SimulateOptions) -> None:
         "size-sigma": ((options.size_sigma,), 0.0, 5.0),
     }
     mistakes = [
-        Mistake(file="command line", field=name, value=str(value), allowed=f"{low:g} to {high:g}")
+        Mistake(file="command line", field=name, value=str(value), allowed=f"between {low:g} and {high:g}")
         for name, (values, low, high) in limits.items()
         for value in values
         if not low <= value <= high

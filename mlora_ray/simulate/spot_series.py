@@ -29,7 +29,7 @@ def read_spot_series(path: Path) -> list[SpotSeries]:
     """Every series of the file, by name. Raises InputError with the mistakes, each at its series or line."""
     found = _from_arrays(path) if path.suffix == ".npz" else _from_lines(path)
     if not found:
-        raise InputError([Mistake(file=str(path), field="series", value="", allowed="has none")])
+        raise InputError([Mistake(file=str(path), field="series", value="", allowed="in the file; it has none")])
     return sorted(found, key=lambda series: series.zone)
 
 
@@ -97,7 +97,7 @@ def _gaps(path: Path) -> dict[str, float]:
     names = [path.with_name(f"{path.stem}_index{end}") for end in (".csv", ".csv.gz")]
     index = next((name for name in names if name.exists()), None)
     if index is None:
-        allowed = f"its index beside it: {' or '.join(name.name for name in names)}, with columns trace and gap_s"
+        allowed = f"beside it: {' or '.join(name.name for name in names)}, with columns trace and gap_s"
         raise InputError([Mistake(file=str(path), field="index", value="", allowed=allowed)])
     gaps = {}
     for line, row in _rows(index, ("trace", "gap_s")):
@@ -138,7 +138,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Mapping[s
     reader = csv.DictReader(io.StringIO(text))
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:
-        allowed = f"the columns are {', '.join(columns)}; there are {', '.join(reader.fieldnames or ())}"
+        allowed = f"a column: those needed are {', '.join(columns)}; there are {', '.join(reader.fieldnames or ())}"
         raise InputError([_mistake(path, 1, name, "", allowed) for name in missing])
     for line, row in enumerate(reader, start=2):
         yield line, {name: row[name] or "" for name in columns}

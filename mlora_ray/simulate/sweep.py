@@ -66,7 +66,9 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
         try:
             load_policy(name)
         except ValueError as error:
-            mistake = Mistake(file="command line", field="policies", value=name, allowed=str(error))
+            mistake = Mistake(
+                file="command line", field="policies", value=name, allowed=f"ones that can be loaded: {error}"
+            )
             raise InputError([mistake]) from error
         found += BOUNDS.get(name, (name,))
     return tuple(dict.fromkeys(found))

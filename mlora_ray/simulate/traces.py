@@ -88,7 +88,7 @@ def _records(kind: str, where: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             held = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(
-                [Mistake(file=where, line=at, field="line", value=line[:60], allowed=str(error))]
+                [Mistake(file=where, line=at, field="line", value=line[:60], allowed=f"JSON: {error}")]
             ) from error
         if not isinstance(held, dict):
             raise InputError([Mistake(file=where, line=at, field="line", value=line[:60], allowed="a JSON object")])
@@ -101,7 +101,7 @@ def _checked(where: str, records: Iterator[tuple[int, Mapping[str, Any]]], colum
     for line, held in records:
         missing = [c for c in columns if c not in held and c not in OPTIONAL]
         if missing:
-            allowed = f"the columns are {', '.join(columns)}; there are {', '.join(map(str, held))}"
+            allowed = f"a column: those needed are {', '.join(columns)}; there are {', '.join(map(str, held))}"
             raise InputError([Mistake(file=where, line=line, field=c, value="", allowed=allowed) for c in missing])
         found: list[Any] = []
         for column, (read, allowed) in zip(columns, _READERS, strict=True):
@@ -113,7 +113,7 @@ def _checked(where: str, records: Iterator[tuple[int, Mapping[str, Any]]], colum
         if len(found) == len(columns):
             row = TraceRow(*found)
             if rows and row.submit_s < rows[-1].submit_s and not mistakes:
-                allowed = f"rows sorted by submit time; the one before has {rows[-1].submit_s:g}"
+                allowed = f"at least {rows[-1].submit_s:g}, which the row before has: rows are sorted by it"
                 value = str(held.get(columns.submit))
                 mistakes.append(Mistake(file=where, line=line, field=columns.submit, value=value, allowed=allowed))
             rows.append(row)
@@ -122,7 +122,7 @@ def _checked(where: str, records: Iterator[tuple[int, Mapping[str, Any]]], colum
     if mistakes:
         raise InputError(mistakes)
     if not rows:
-        raise InputError([Mistake(file=where, field="trace", value="", allowed="has no rows")])
+        raise InputError([Mistake(file=where, field="trace", value="", allowed="a file with rows; it has none")])
     first = rows[0].submit_s
     return [row._replace(submit_s=row.submit_s - first) for row in rows]
 
@@ -184,7 +184,7 @@ def filter_rows(rows: list[TraceRow], min_s: float = 60.0, max_s: float = DAY_S,
         left = kept
     if not left:
         said = ", ".join(f"{name}: {num:,}" for name, num in taken)
-        allowed = f"no job is left of {len(rows):,}; taken by {said}"
+        allowed = f"one that leaves a job: none is left of {len(rows):,}; taken by {said}"
         raise InputError([Mistake(file="trace", field="filter", value="", allowed=allowed)])
     work = sum(r.duration_s * r.num_devices for r in rows)
     return Kept(left, tuple(taken), len(left) / len(rows), sum(r.duration_s * r.num_devices for r in left) / work)

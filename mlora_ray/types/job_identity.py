@@ -13,6 +13,8 @@ from mlora_ray.types.jobs import JobSpec
 
 # Where a spec's files lie is not what it says: a moved run or cache directory is the same job.
 _PLACES = ("base.path", "train_rows.uri", "eval_rows.uri")
+# What became of rows on their way to tokens is for people: the tokens have a hash of their own.
+_COUNTS = ("train_rows.counts", "eval_rows.counts")
 # What orders or places a job decides no bit of it.
 _PLACING = ("tenant", "priority", "deadline_at_s", "device_type")
 
@@ -22,7 +24,8 @@ def flat_fields(spec: JobSpec) -> dict[str, Any]:
 
     A field with `since` in its metadata counts only where it is not at its default: specs keep their hash.
     """
-    return {key: value for key, value in _walk("", spec) if key not in (*_PLACES, *_PLACING)}
+    left_out = (*_PLACES, *_PLACING)
+    return {key: v for key, v in _walk("", spec) if key not in left_out and not key.startswith(_COUNTS)}
 
 
 def spec_sha256(spec: JobSpec) -> str:
@@ -50,17 +53,22 @@ def spec_differences(
 ) -> list[Mistake]:
     """A mistake for each field in which the jobs of `file` are not the jobs that are `here`, said to be `where`."""
     before, now = {s.name: s for s in here}, {s.name: s for s in given}
-    mistakes = [_differs(file, n, "name", "", f"{where} has no such job") for n in now if n not in before]
-    mistakes += [_differs(file, n, "name", "", f"missing: {where} has it") for n in before if n not in now]
+    mistakes = [_is(file, n, f"a new name: {where} has no such job") for n in now if n not in before]
+    mistakes += [_is(file, n, f"missing: {where} has it") for n in before if n not in now]
     for name in sorted(set(before) & set(now)):
         old, new = flat_fields(before[name]), flat_fields(now[name])
         for key in sorted(old | new):
             is_place = key.endswith("_rows.source")  # the same rows, named from another folder
             if old.get(key) != new.get(key) and not is_place:
-                allowed = f"{where} began with {old.get(key)!r}"
-                mistakes.append(_differs(file, name, key, str(new.get(key)), allowed))
+                allowed = f"{_shown(old, key)}: {where} began with it"
+                mistakes.append(Mistake(file=file, job=name, field=key, value=_shown(new, key), allowed=allowed))
     return mistakes
 
 
-def _differs(file: str, job: str, field: str, value: str, allowed: str) -> Mistake:
-    return Mistake(file=file, field=f"jobs.{job}.{field}", value=value, allowed=allowed)
+def _shown(fields: dict[str, Any], key: str) -> str:
+    """A field that is left out where it is at its default has no value here."""
+    return repr(fields[key]) if key in fields else "left out"
+
+
+def _is(file: str, job: str, what: str) -> Mistake:
+    return Mistake(file=file, job=job, field="name", value="", allowed=what, verb="is")

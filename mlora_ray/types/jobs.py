@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -20,6 +20,11 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
+    @property
+    def is_on_host(self) -> bool:
+        """A host owns it, whether it has begun there or not."""
+        return self in (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
@@ -33,13 +38,16 @@ class LoraSpec:
     layers_to_transform: tuple[int, ...] = ()
     rank_pattern: tuple[tuple[str, int], ...] = ()
     init_lora_weights: str = "kaiming"  # kaiming (PEFT's True) | gaussian | orthogonal | random (PEFT's False)
+    alpha_pattern: tuple[tuple[str, float], ...] = field(default=(), metadata={"since": "0.2"})
+    exclude_modules: tuple[str, ...] = field(default=(), metadata={"since": "0.2"})
+    layers_pattern: tuple[str, ...] = field(default=(), metadata={"since": "0.2"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSpec:
     """How it is trained: TRL's `SFTConfig` fields with its defaults, but LoRA's learning rate.
 
-    Exactly one of `num_epochs` and `max_steps` is above zero.
+    Exactly one of `num_epochs` and `max_steps` is above zero; at most one of `warmup_ratio` and `warmup_steps` is.
     `eval_steps` and `save_steps` of 0 mean: only at the end.
     """
 
@@ -59,6 +67,12 @@ class TrainSpec:
     save_steps: int = 50
     seed: int = 42
     completion_only_loss: bool = True
+    lr_scheduler_kwargs: tuple[tuple[str, float | str], ...] = field(default=(), metadata={"since": "0.2"})
+    warmup_steps: int = field(default=0, metadata={"since": "0.2"})
+    adam_beta1: float = field(default=0.9, metadata={"since": "0.2"})  # of AdamW and Lion
+    adam_beta2: float | None = field(default=None, metadata={"since": "0.2"})  # None: 0.999 of AdamW, 0.99 of Lion
+    adam_epsilon: float = field(default=1e-8, metadata={"since": "0.2"})
+    data_seed: int | None = field(default=None, metadata={"since": "0.2"})  # of the order of rows; None: `seed`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +90,28 @@ class BaseSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileCounts:
+    """How many rows one file, folder or data set of a job has, and how many of them a data pass takes."""
+
+    source: str
+    weight: float = 1.0
+    num_read: int
+    num_dropped: int
+    num_taken: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCounts:
+    """What became of rows on their way to tokens. For people: the rows' hash says what they are."""
+
+    num_dropped: int = 0  # rows that `max_length` leaves without a target
+    num_straddling: int = 0  # rows in which a token begins before a target and reaches into it
+    num_with_start: int = 0  # rows of text that began with the token that the tokenizer puts first
+    unread: tuple[str, ...] = ()  # columns and fields of messages that nothing reads
+    files: tuple[FileCounts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowsRef:
     """Tokenised rows in storage (see `engine/rows.py`), named by the hash of their content."""
 
@@ -87,6 +123,7 @@ class RowsRef:
     num_target_tokens: int
     num_truncated: int
     max_row_tokens: int
+    counts: RowCounts = field(default=RowCounts(), metadata={"since": "0.2"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,4 +59,4 @@ def test_checks_compare_start_by_start() -> None:
 
 def test_a_file_that_is_not_there_is_said_and_ends_with_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert spot.main(["gone.csv"]) == 1
-    assert "gone.csv: series — a readable file" in capsys.readouterr().err
+    assert "gone.csv: series must be a readable file" in capsys.readouterr().err

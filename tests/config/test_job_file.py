@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlora_ray.config.job_file import JobFile, load_job_file
+from mlora_ray.data.sources import DataFile, RowSettings
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.types import LoraSpec, TrainSpec
 
@@ -102,8 +103,9 @@ def test_every_field_arrives(tmp_path: Path) -> None:
         completion_only_loss=False,
     )
     assert job.line == 3
-    assert job.train_path == str(tmp_path / "rows.jsonl")
-    assert job.eval_path is None
+    assert job.train_files == (DataFile(path=str(tmp_path / "rows.jsonl")),)
+    assert job.eval_files == ()
+    assert job.rows == RowSettings(max_length=64, completion_only_loss=False)
 
 
 def test_defaults_of_types_hold(tmp_path: Path) -> None:
@@ -151,8 +153,17 @@ jobs:
         ("learning_rate", "fast", "a number, not the string 'fast'"),
         ("learning_rate", "true", "a number, not true"),
         ("warmup_ratio", "1.5", "less than or equal to 1"),
-        ("lr_scheduler_type", "linaer", "'linear', 'cosine'"),
-        ("optim", "adam", "'adamw', 'sgd' or 'lion'"),
+        ("lr_scheduler_type", "linaer", "one of linear, cosine, "),
+        ("lr_scheduler_type", "greedy", "a schedule of steps, such as cosine: greedy follows a metric"),
+        ("optim", "adam", "adamw, sgd or lion"),
+        ("optim", "adamw_bnb_8bit", "adamw, sgd or lion: an adapter's moments are small"),
+        ("adam_beta2", "1.0", "less than 1"),
+        ("warmup_steps", "10.5", "a whole number of steps, or below 1 the part"),
+        ("eval_steps", "1.5", "a whole number of steps, or a part of all steps"),
+        ("save_strategy", "best", "no, steps or epoch"),
+        ("alpha_pattern", "{q_proj: 0}", "numbers above 0"),
+        ("exclude_modules", "[q.*]", "a list of module names, or one regular expression"),
+        ("layers_pattern", "3", "the name of the base's list of layers"),
         ("batch_size", "0", "greater than or equal to 1"),
         ("max_length", "1", "greater than or equal to 2"),
         ("num_epochs", "0", "above 0"),
@@ -163,7 +174,7 @@ def test_value_out_of_range_names_line_field_and_value(tmp_path: Path, field: st
     found = the_mistake(tmp_path, **{field: value})
     assert found.file == str(tmp_path / "jobs.yaml")
     assert found.line == 5
-    assert found.field.startswith(f"jobs[0].{field}")
+    assert (found.job, found.field.split("[")[0].split(".")[0]) == ("a", field)
     assert allowed in found.allowed
 
 
@@ -172,8 +183,9 @@ def test_value_out_of_range_names_line_field_and_value(tmp_path: Path, field: st
     [
         ("learning_rat", "learning_rate"),
         ("lora_alphas", "lora_alpha"),
-        ("per_device_train_batch_size", "batch_size"),
-        ("num_train_epochs", "num_epochs"),
+        ("micro_batch_size", "batch_size"),
+        ("evaluation_strategy", "eval_strategy"),
+        ("exclude_module", "exclude_modules"),
         ("lora_r", "r"),
         ("lr", "learning_rate"),
     ],
@@ -189,7 +201,7 @@ def test_name_that_is_no_plain_name(tmp_path: Path, name: str) -> None:
     found = mistakes(tmp_path, f"base: b\njobs:\n  - train: rows.jsonl\n    name: {name!r}\n")
     assert [m.line for m in found] == [4] * len(found)
     assert found
-    assert all(m.field == "jobs[0].name" for m in found)
+    assert all(m.field == ("name" if name else "jobs[0].name") for m in found)
 
 
 @given(st.text(min_size=1, max_size=12))
@@ -228,15 +240,23 @@ def test_orthogonal_wants_even_ranks(tmp_path: Path) -> None:
 
 def test_missing_file_is_told_where_it_is_named(tmp_path: Path) -> None:
     found = mistakes(tmp_path, "base: b\njobs:\n  - name: a\n    train: no.jsonl\n")
-    assert [(m.line, m.field, m.value) for m in found] == [(4, "jobs[0].train", "no.jsonl")]
+    assert [(m.line, m.job, m.field, m.value) for m in found] == [(4, "a", "train", "no.jsonl")]
 
 
 @pytest.mark.parametrize(
     ("written", "read"),
-    [("owner/data", "hub:owner/data"), ("owner/data#test", "hub:owner/data#test"), ("hub:o/d", "hub:o/d")],
+    [
+        ("owner/data", DataFile(path="hub:owner/data")),
+        ("owner/data#test", DataFile(path="hub:owner/data", split="test")),
+        ("owner/data#test[:10%]", DataFile(path="hub:owner/data", split="test", part=":10%")),
+        ("owner/data[test]", DataFile(path="hub:owner/data", split="test")),
+        ("owner/data[test][5:]", DataFile(path="hub:owner/data", split="test", part="5:")),
+        ("owner/data[-9:]", DataFile(path="hub:owner/data", part="-9:")),
+        ("hub:o/d", DataFile(path="hub:o/d")),
+    ],
 )
-def test_hub_data_set(tmp_path: Path, written: str, read: str) -> None:
-    assert load(tmp_path, f"base: b\njobs:\n  - {{name: a, train: '{written}'}}\n").jobs[0].train_path == read
+def test_hub_data_set(tmp_path: Path, written: str, read: DataFile) -> None:
+    assert load(tmp_path, f"base: b\njobs:\n  - {{name: a, train: '{written}'}}\n").jobs[0].train_files == (read,)
 
 
 @pytest.mark.parametrize(
@@ -351,11 +371,12 @@ def test_defaults_that_are_no_mapping(tmp_path: Path, value: str) -> None:
 
 
 def test_a_wrong_type_is_shown_with_its_type(tmp_path: Path) -> None:
-    assert the_mistake(tmp_path, r="'8'").allowed == "a valid integer, not the string '8'"
-    assert the_mistake(tmp_path, max_steps="1.5").allowed.endswith("not the number 1.5")
-    assert the_mistake(tmp_path, use_rslora="1").allowed.endswith("not the number 1")
+    found = the_mistake(tmp_path, r="'8'")
+    assert str(found) == f"{found.file}:5: job \"a\": r must be a valid integer (found the string '8')"
+    assert the_mistake(tmp_path, max_steps="1.5").value == "the number 1.5"
+    assert the_mistake(tmp_path, use_rslora="1").value == "the number 1"
     odd = the_mistake(tmp_path, init_lora_weights="orthogonal", rank_pattern="{q_proj: 3}")
-    assert odd.field == "jobs[0].rank_pattern"
+    assert str(odd).endswith('job "a": rank_pattern must be even, for orthogonal (found 3)')
 
 
 def test_a_deadline_is_a_moment_wherever_it_is_read(tmp_path: Path) -> None:
@@ -374,6 +395,6 @@ def test_a_job_says_what_device_it_needs(tmp_path: Path) -> None:
     assert [job.device_type for job in load(tmp_path, text).jobs] == ["cuda", "cpu"]
     assert load(tmp_path, one_job()).jobs[0].device_type == ""
     wrong = the_mistake(tmp_path, device_type="tpu")
-    assert (wrong.line, wrong.field, wrong.value) == (5, "jobs[0].device_type", "tpu")
+    assert (wrong.line, wrong.field, wrong.value) == (5, "device_type", "tpu")
     assert wrong.allowed == "'cpu' or 'cuda'"
-    assert the_mistake(tmp_path, device="cuda").allowed == "unknown field; did you mean device_type?"
+    assert the_mistake(tmp_path, device="cuda").allowed == "an unknown field; did you mean device_type?"

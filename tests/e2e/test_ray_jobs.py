@@ -283,11 +283,14 @@ def test_jobs_that_run_are_paused_moved_exported_and_cancelled(cluster: Cluster,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("pause", "nobody", "noone"), ("'nobody'", "'noone'")),
-        (("pause", "adds", "lion"), ("'adds' — a job that has not ended; it is SUCCEEDED", "'lion'")),
-        (("drain", "cpu-999"), ("'cpu-999' — a host, or the start of a node id", "node ")),
+        (("pause", "nobody", "noone"), ("(found nobody)", "(found noone)")),
+        (("pause", "adds", "lion"), ("must be one that has not ended; it is SUCCEEDED (found adds)", "(found lion)")),
+        (("drain", "cpu-999"), ("what to drain must be a host, or the start of a node id", "node ")),
         (("export", "long-lion", "--to", "{out}"), ("has SUCCEEDED; it is CANCELLED", "--latest")),
-        (("submit", "{wrong}"), ("jobs.adds.lora.r: '2' — service 'mlora' has", "began with 4", "device_type: 'cuda'")),
+        (
+            ("submit", "{wrong}"),
+            ("lora.r must be 4: service 'mlora' has", "began with it (found 2)", "(found cuda)"),
+        ),
         (("submit", "{wrong}", "--storage", "{out}"), ("--storage", "which service 'mlora' uses")),
     ],
 )

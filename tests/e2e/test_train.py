@@ -142,6 +142,16 @@ def test_the_directory_of_a_run_is_refused(folder: Path, quiet: Path) -> None:
     assert hashes(quiet) == before
 
 
+def test_a_finished_run_that_is_resumed_is_not_evaluated_again(folder: Path, quiet: Path) -> None:
+    before = json.loads((quiet / "summary.json").read_text())
+    code, out, err = run("train", str(folder / "jobs.yaml"), "--out", str(quiet), "--resume", "--json")
+    assert code == 0, err
+    after = json.loads(out)
+    assert "cross-evaluating" not in err
+    assert after.pop("command") != before.pop("command")
+    assert after == before
+
+
 def test_mistakes_come_all_at_once_and_nothing_is_left(folder: Path) -> None:
     bad = folder / "bad.yaml"
     bad.write_text(JOBS.replace("r: 4,", "r: -4, colour: red,").replace("optim: lion", "optim: tiger"))

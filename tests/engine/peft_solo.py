@@ -26,15 +26,16 @@ def peft_model(stock: nn.Module, lora: LoraSpec, state: AdapterState, fp32: bool
     """
     import peft
 
-    targets: Any = lora.target_modules
-    is_string = targets == ("all-linear",) or is_regex(targets)
     config = peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         use_rslora=lora.use_rslora,
         rank_pattern=dict(lora.rank_pattern),
-        target_modules=targets[0] if is_string else list(targets),
+        alpha_pattern=dict(lora.alpha_pattern),
+        target_modules=as_peft(lora.target_modules),
+        exclude_modules=as_peft(lora.exclude_modules) or None,
         layers_to_transform=list(lora.layers_to_transform) or None,
+        layers_pattern=list(lora.layers_pattern) or None,
     )
     model = peft.get_peft_model(copy.deepcopy(stock), config, autocast_adapter_dtype=fp32)
     tensors = {name: torch.from_numpy(array) for name, array in peft_tensors(state).items()}
@@ -42,6 +43,11 @@ def peft_model(stock: nn.Module, lora: LoraSpec, state: AdapterState, fp32: bool
     assert expected == set(tensors), expected ^ set(tensors)
     peft.set_peft_model_state_dict(model, tensors)
     return model
+
+
+def as_peft(names: tuple[str, ...]) -> str | list[str]:
+    """Names or one regular expression, in the form of `LoraConfig`."""
+    return names[0] if names == ("all-linear",) or is_regex(names) else list(names)
 
 
 def solo_loss(model: Any, rows: Rows, picked: tuple[int, ...]) -> Tensor:

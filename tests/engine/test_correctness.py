@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from mlora_ray.engine.adapter_layout import build_layout
 from mlora_ray.engine.adapter_state import AdapterState
-from mlora_ray.engine.optimizer import LION_BETAS
+from mlora_ray.engine.optimizer import LION_BETA2
 from mlora_ray.engine.peft_format import peft_config, peft_tensors
 from mlora_ray.types import LoraSpec, TrainSpec
 from tests.engine.jobs import make_engine, make_job, random_rows, train_all
@@ -31,6 +31,13 @@ LORAS = {
     "rank_pattern": LoraSpec(r=4, lora_alpha=8, rank_pattern=(("v_proj", 9), (r"layers.1.self_attn.q_proj", 2))),
     "one_layer": LoraSpec(r=5, lora_alpha=8, layers_to_transform=(1,), target_modules=("q_proj", "gate_proj")),
     "targets": LoraSpec(r=8, lora_alpha=16, target_modules=("k_proj", "down_proj", "up_proj")),
+    "alpha_pattern": LoraSpec(r=4, lora_alpha=8, alpha_pattern=(("v_proj", 32.0), (r"layers.1.mlp.\w+", 2.5))),
+    "exclude_modules": LoraSpec(r=4, lora_alpha=16, exclude_modules=("layers.0.self_attn.q_proj", "mlp.down_proj")),
+    "exclude_regex": LoraSpec(r=4, lora_alpha=16, exclude_modules=(r".*layers\.1\..*",)),
+    "layers_pattern": LoraSpec(
+        r=4, lora_alpha=16, layers_to_transform=(0,), layers_pattern=("layers",), target_modules=("q_proj", "up_proj")
+    ),
+    "wide": LoraSpec(r=72, lora_alpha=16, target_modules=("k_proj", "up_proj")),
     "regex": LoraSpec(r=8, lora_alpha=16, target_modules=(r".*layers\.0\..*(gate|o)_proj",)),
 }
 
@@ -74,19 +81,20 @@ def compare(architecture: str, lora: LoraSpec, dtype: torch.dtype, loss_limit: f
     assert off[worst] <= grad_limit, f"{worst}: {off[worst]:.2e}"
 
 
-def torch_lion(parameters: list[torch.nn.Parameter], rates: list[float], weight_decay: float) -> Any:
+def torch_lion(parameters: list[torch.nn.Parameter], train: TrainSpec) -> Any:
     """Lion of arXiv 2302.06675, algorithm 2."""
+    beta1, beta2 = train.adam_beta1, train.adam_beta2 or LION_BETA2
 
     class Lion(torch.optim.Optimizer):
         def step(self, closure: Any = None) -> Any:
             for group in self.param_groups:
                 for p in group["params"]:
                     m = self.state[p].setdefault("m", torch.zeros_like(p))
-                    update = (LION_BETAS[0] * m + (1 - LION_BETAS[0]) * p.grad).sign()
-                    p.data -= group["lr"] * (update + weight_decay * p.data)
-                    m.mul_(LION_BETAS[1]).add_(p.grad, alpha=1 - LION_BETAS[1])
+                    update = (beta1 * m + (1 - beta1) * p.grad).sign()
+                    p.data -= group["lr"] * (update + train.weight_decay * p.data)
+                    m.mul_(beta2).add_(p.grad, alpha=1 - beta2)
 
-    return Lion([{"params": [p], "lr": lr} for p, lr in zip(parameters, rates, strict=True)], {"lr": rates[0]})
+    return Lion(parameters, {"lr": train.learning_rate})
 
 
 def make_optimizer(model: Any, train: TrainSpec) -> Any:
@@ -98,13 +106,18 @@ def make_optimizer(model: Any, train: TrainSpec) -> Any:
         lr, ratio = train.learning_rate, train.loraplus_lr_ratio
         return create_loraplus_optimizer(model, torch.optim.AdamW, lr=lr, loraplus_lr_ratio=ratio)
     if train.optim == "lion":
-        return torch_lion(parameters, [train.learning_rate] * len(parameters), train.weight_decay)
-    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[train.optim]
-    return kind(parameters, **settings)
+        return torch_lion(parameters, train)
+    if train.optim == "sgd":
+        return torch.optim.SGD(parameters, **settings)
+    betas = (train.adam_beta1, train.adam_beta2 or 0.999)
+    return torch.optim.AdamW(parameters, **settings, betas=betas, eps=train.adam_epsilon)
 
 
 TRAINS = {
     "adamw": TrainSpec(learning_rate=1e-3, weight_decay=0.1),
+    "adamw_betas": TrainSpec(learning_rate=1e-3, adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6),
+    "lion_betas": TrainSpec(learning_rate=1e-3, optim="lion", adam_beta1=0.85, adam_beta2=0.97),
+    "adamw_warmup_steps": TrainSpec(learning_rate=1e-3, warmup_steps=3),
     "adamw_cosine_warmup": TrainSpec(learning_rate=1e-3, lr_scheduler_type="cosine", warmup_ratio=0.4),
     "loraplus": TrainSpec(learning_rate=3e-4, loraplus_lr_ratio=16.0, lr_scheduler_type="constant"),
     "sgd": TrainSpec(learning_rate=0.3, weight_decay=0.1, optim="sgd", max_grad_norm=0.0),
@@ -137,7 +150,7 @@ def torch_loop(model: Any, train: TrainSpec) -> tuple[list[float], list[float]]:
     from transformers import get_scheduler
 
     optimizer = make_optimizer(model, train)
-    warmup = -int(-train.max_steps * train.warmup_ratio // 1)
+    warmup = train.warmup_steps or -int(-train.max_steps * train.warmup_ratio // 1)
     scheduler = get_scheduler(train.lr_scheduler_type, optimizer, warmup, train.max_steps)
     losses, rates = [], []
     for _ in range(train.max_steps):

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from mlora_ray.bases import target_modules
 from mlora_ray.bases.linear_shapes import base_shapes, lora_shapes, num_lora_parameters
+from mlora_ray.bases.target_modules import alpha_of
 from mlora_ray.config.job_file import load_job_file, read_job_file
 from mlora_ray.data.tokenized_rows import from_bytes, rows_sha256
 from mlora_ray.errors import InputError, StorageError
 from mlora_ray.prepare.cost_estimate import check_report, check_table
 from mlora_ray.prepare.job_specs import prepare
 from mlora_ray.types import JobSpec, LoraSpec
+from tests.engine.peft_solo import as_peft
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,13 +95,19 @@ def test_max_steps_wins(tmp_path: Path, base_path: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ("target_modules: [q_proj, foo]", "target_modules: 'foo' — all-linear, or what the base has: down_proj, gate"),
-        ("target_modules: lm_head", "target_modules: 'lm_head'"),
-        ("target_modules: 'nothing.*'", "target_modules: 'nothing.*'"),
-        ("layers_to_transform: [0, 2]", "layers_to_transform: '2' — layers 0 to 1"),
-        ("rank_pattern: {embed: 2}", "rank_pattern: 'embed'"),
-        ("r: 33", "r: '33' — at most 32, the smaller side of model.layers.0.self_attn.k_proj (64 x 32)"),
-        ("r: 8, rank_pattern: {v_proj: 64}", "rank_pattern: '64' — at most 32"),
+        ("target_modules: [q_proj, foo]", "target_modules must be all-linear, or what the base has: down_proj, gate"),
+        ("target_modules: lm_head", "(found lm_head)"),
+        ("target_modules: 'nothing.*'", "(found nothing.*)"),
+        ("layers_to_transform: [0, 2]", "layers_to_transform must be layers 0 to 1 (found 2)"),
+        ("rank_pattern: {embed: 2}", 'job "j0": rank_pattern must be a mapping from patterns that match adapted'),
+        ("alpha_pattern: {embed: 2}", "(found embed)"),
+        ("exclude_modules: [lm_head]", "exclude_modules must be a list of what the base has, or a regular expression"),
+        ("exclude_modules: q_proj", "exclude_modules must be a list of what the base has, or a regular expression"),
+        ("exclude_modules: '.*proj'", "target_modules must be at least one module; the base has down_proj"),
+        (
+            "layers_to_transform: 1, layers_pattern: h",
+            "layers_pattern must be the base's list of layers; it has",
+        ),
         ("max_length: 10", "10 of 10 rows have no target"),
     ],
 )
@@ -110,9 +118,16 @@ def test_what_does_not_fit_the_base(tmp_path: Path, base_path: str, fields: str,
 
 def test_mistakes_of_targets_and_rows_come_at_once_and_once_each(tmp_path: Path, base_path: str) -> None:
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": ""}\n{\n')
-    found = mistakes_of(tmp_path, base_path, "r: 99", "r: 99", "eval: bad.jsonl", "eval: bad.jsonl, max_length: 50")
+    found = mistakes_of(
+        tmp_path,
+        base_path,
+        "layers_to_transform: 9",
+        "layers_to_transform: 9",
+        "eval: bad.jsonl",
+        "eval: bad.jsonl, max_length: 50",
+    )
     assert len(found) == 2
-    assert "job j0 and 1 more: r" in found[0]
+    assert 'job "j0": layers_to_transform must be layers 0 to 1; 1 more job the same (found 9)' in found[0]
     assert "bad.jsonl:2: json" in found[1]
 
 
@@ -124,14 +139,14 @@ def test_data_is_read_even_if_the_base_is_missing(tmp_path: Path) -> None:
 
 def test_field_mistakes_hide_no_others(tmp_path: Path, base_path: str) -> None:
     (tmp_path / "bad.jsonl").write_text("{\n")
-    path = job_file(tmp_path, base_path, "r: '8'", "r: 99", "eval: bad.jsonl", "target_modules: [foo]")
+    path = job_file(tmp_path, base_path, "r: '8'", "layers_to_transform: 9", "eval: bad.jsonl", "target_modules: [foo]")
     with pytest.raises(InputError) as caught:
         prepare(read_job_file(path), str(tmp_path / "data"))
     said = [str(m) for m in caught.value.mistakes]
     assert len(said) == 4
-    assert said[0].startswith(f"{path}:4: jobs[0].r: '8' — a valid integer, not the string '8'")
-    assert said[1].startswith(f"{path}:5: job j1: r: '99'")
-    assert said[2].startswith(f"{path}:7: job j3: target_modules: 'foo'")
+    assert said[0].startswith(f"{path}:4: job \"j0\": r must be a valid integer (found the string '8')")
+    assert said[1].startswith(f'{path}:5: job "j1": layers_to_transform must be layers 0 to 1 (found 9)')
+    assert said[2].startswith(f'{path}:7: job "j3": target_modules must be all-linear')
     assert said[3].startswith(f"{tmp_path / 'bad.jsonl'}:1: json")
     assert not (tmp_path / "data").exists()
 
@@ -139,10 +154,10 @@ def test_field_mistakes_hide_no_others(tmp_path: Path, base_path: str) -> None:
 def test_base_and_length_mistakes_name_their_line_of_the_job_file(tmp_path: Path, base_path: str) -> None:
     path = job_file(tmp_path, "tiny-lama", "r: 2")
     for text, said in [
-        (path.read_text(), f"{path}:1: base: 'tiny-lama' — no such directory"),
+        (path.read_text(), f"{path}:1: base must be an embedded name"),
         (path.read_text().replace("tiny-lama", ""), f"{path}:1: base"),
         ("seed: 1\n" + job_file(tmp_path, base_path, "").read_text().replace("4, num", "4, max_length: 3, num"),
-         f"{path}:3: job j0: max_length: '3' — 10 of 10 rows have no target: in row 1 its first is token "),
+         f'{path}:3: job "j0": max_length must be larger: 10 of 10 rows have no target: in row 1 its first is token '),
     ]:  # fmt: skip
         path.write_text(text)
         with pytest.raises(InputError) as caught:
@@ -184,6 +199,34 @@ def test_report_adds_up(tmp_path: Path, base_path: str) -> None:
     assert table.row_count == 3
 
 
+def test_a_rank_above_a_layer_s_smaller_side_is_taken_and_said(
+    tmp_path: Path, base_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    specs = specs_of(tmp_path, base_path, "r: 40", "r: 40, seed: 1", "r: 32", "r: 4, rank_pattern: {up_proj: 100}")
+    report = check_report(specs)
+    first, second = report["warnings"]
+    assert first == "job=j0 rank 40 of model.layers.0.self_attn.k_proj (64 x 32) is above 32, all it can use"
+    assert second.startswith("job=j3 rank 100 of model.layers.0.mlp.up_proj (64 x ")
+    assert "all it can use" in str(check_table(report).caption)
+    assert [record.message.count("event=wide_rank") for record in caplog.records] == [1, 1]
+
+
+def test_steps_that_follow_from_the_rows(tmp_path: Path, base_path: str) -> None:
+    """10 rows in batches of 4 are 3 steps a data pass, 6 steps in all."""
+    specs = specs_of(
+        tmp_path,
+        base_path,
+        "eval_strategy: epoch, save_strategy: epoch",
+        "eval_steps: 0.25, save_steps: 0.5",
+        "eval_strategy: 'no', eval_steps: 7, save_strategy: 'no'",
+        "eval_strategy: steps, eval_steps: 7",
+        "warmup_steps: 0.5",
+        "warmup_steps: 4",
+    )
+    assert [(s.train.eval_steps, s.train.save_steps) for s in specs[:4]] == [(3, 3), (2, 3), (0, 0), (7, 50)]
+    assert [(s.train.warmup_ratio, s.train.warmup_steps) for s in specs[3:]] == [(0.0, 0), (0.5, 0), (0.0, 4)]
+
+
 def test_five_hundred_jobs_are_checked_in_seconds(tmp_path: Path, base_path: str) -> None:
     path = job_file(tmp_path, base_path, *(f"r: {1 + i % 5}, seed: {i}" for i in range(500)), num_rows=40)
     start = time.process_time()
@@ -197,6 +240,14 @@ PEFT_SPECS = [
     LoraSpec(target_modules=("self_attn.q_proj", "down_proj"), rank_pattern=(("down_proj", 2), ("q_proj", 3))),
     LoraSpec(target_modules=("q_proj", "up_proj"), layers_to_transform=(1,)),
     LoraSpec(target_modules=(r".*\.0\..*proj",), rank_pattern=((r"layers.0.mlp.\w+", 5),)),
+    LoraSpec(
+        alpha_pattern=(("v_proj", 3.0), (r"layers.1.*", 5.0)), rank_pattern=((r"^model.layers.0.mlp.up_proj", 3),)
+    ),
+    LoraSpec(exclude_modules=("q_proj", "layers.1.mlp.down_proj"), use_rslora=True),
+    LoraSpec(exclude_modules=(r"model\.layers\.0\..*|.*down_proj",)),
+    LoraSpec(target_modules=("q_proj",), exclude_modules=(r"q_pro(j)",), alpha_pattern=(("proj", 9.0),)),
+    LoraSpec(target_modules=("q_proj",), layers_to_transform=(1,), layers_pattern=("blocks", "layers")),
+    LoraSpec(r=48, target_modules=("k_proj",)),
 ]
 
 
@@ -208,12 +259,16 @@ def test_peft_adapts_the_same_modules_with_the_same_ranks(base_path: str, lora: 
 
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_path))
-    is_one = lora.target_modules == (target_modules.ALL_LINEAR,) or target_modules.is_regex(lora.target_modules)
     config = LoraConfig(
         r=lora.r,
-        target_modules=lora.target_modules[0] if is_one else list(lora.target_modules),
+        lora_alpha=lora.lora_alpha,
+        use_rslora=lora.use_rslora,
+        target_modules=as_peft(lora.target_modules),
+        exclude_modules=as_peft(lora.exclude_modules) or None,
         layers_to_transform=list(lora.layers_to_transform) or None,
+        layers_pattern=list(lora.layers_pattern) or None,
         rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(base, config)
@@ -224,6 +279,9 @@ def test_peft_adapts_the_same_modules_with_the_same_ranks(base_path: str, lora: 
     }
     ours = lora_shapes(base_path, lora)
     assert {name: (num_in, r) for name, (num_in, _, r) in ours.items()} == expected
+    scales = {name: adapted.get_submodule(f"base_model.model.{name}").scaling["default"] for name in ours}
+    ranks = {name: r**0.5 if lora.use_rslora else r for name, (_, _, r) in ours.items()}
+    assert scales == {name: alpha_of(lora, name) / rank for name, rank in ranks.items()}
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert num_lora_parameters(base_path, lora) == trainable
 

@@ -90,6 +90,6 @@ def test_the_last_bundle_comes_out_as_an_adapter_that_peft_loads(
 
 
 def test_a_job_without_a_bundle_is_a_mistake(tmp_path: Path, spec: JobSpec) -> None:
-    with pytest.raises(InputError, match="'a' — a job with a committed bundle; it is QUEUED at step 0"):
+    with pytest.raises(InputError, match="must be one with a committed bundle; it is QUEUED at step 0"):
         export_bundle(record(spec, state=JobState.QUEUED, step=0), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -27,6 +27,7 @@ def _strict(path: Path) -> Any:
 def _build(run_dir: Path, **fields: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {"command": "c", "device": "cpu", "base": "tiny-llama", "started_at": "2026-01-01T00:00:00"}
     facts |= {"wall_s": 2.0, "cpu_s": 3.5, "peak_bytes": 10, "failed": {}, "cross_eval": None, "throughput": []}
+    facts["names"] = sorted(path.parent.name for path in run_dir.glob("*/job.json"))
     return build_summary(str(run_dir), **(facts | fields))
 
 
@@ -60,7 +61,7 @@ def test_not_a_number_becomes_null(tmp_path: Path) -> None:
 def test_states_of_unfinished_jobs_and_the_order_given(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
     (run_dir / "dates" / "adapter_model.safetensors").unlink()
-    held = _build(run_dir, order=["waiting", "dates", "unit-conversion"])
+    held = _build(run_dir, names=["waiting", "dates", "unit-conversion"])
     states = {job["name"]: job["state"] for job in held["jobs"]}
     assert states == {"waiting": "QUEUED", "dates": "PAUSED", "unit-conversion": "SUCCEEDED"}
     assert list(states) == ["waiting", "dates", "unit-conversion"]
@@ -125,12 +126,11 @@ def test_many_jobs_are_cut_with_what_failed_first(tmp_path: Path) -> None:
 def test_figures_of_the_training_outlive_an_idle_resume(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
     recorded = _strict(run_dir / "summary.json")
-    idle = with_recorded_figures(str(run_dir), _build(run_dir, wall_s=0.1, cpu_s=0.1, peak_bytes=1, device=""))
+    idle = with_recorded_figures(recorded, _build(run_dir, wall_s=0.1, cpu_s=0.1, peak_bytes=1, device=""))
     for name in ("wall_s", "cpu_s", "peak_bytes", "tokens_per_s", "throughput", "device", "started_at"):
         assert idle[name] == recorded[name]
     assert idle["command"] == "c"
-    (run_dir / "summary.json").unlink()
-    assert with_recorded_figures(str(run_dir), {"wall_s": 0.1}) == {"wall_s": 0.1}
+    assert with_recorded_figures({}, {"wall_s": 0.1}) == {"wall_s": 0.1}
 
 
 def test_a_full_disk_leaves_no_half_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,14 +44,17 @@ def test_other_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (HEAD + "0,-5,1,a\n", "t.csv:2: duration_s: '-5' — seconds, 0 or more"),
-        (HEAD + "0,5,1,a\n1,nan,x,a\n", "t.csv:3: duration_s: 'nan'"),
-        (HEAD + "0,5,1.5,a\n", "num_gpus: '1.5' — a whole number"),
-        (HEAD + "9,5,1,a\n8,5,1,a\n", "t.csv:3: submit_s: '8' — rows sorted by submit time; the one before has 9"),
-        (HEAD + "9,5,inf,a\n", "t.csv:2: num_gpus: 'inf'"),
+        (HEAD + "0,-5,1,a\n", "t.csv:2: duration_s must be seconds, 0 or more"),
+        (HEAD + "0,5,1,a\n1,nan,x,a\n", "t.csv:3: duration_s must be "),
+        (HEAD + "0,5,1.5,a\n", "num_gpus must be a whole number"),
+        (HEAD + "9,5,1,a\n8,5,1,a\n", "t.csv:3: submit_s must be at least 9, which the row before has"),
+        (HEAD + "9,5,inf,a\n", "t.csv:2: num_gpus must be "),
         (HEAD + "9,5,1," + "a" * 200_000 + "\n", "a CSV"),
-        ("submit_s,num_gpus,vc\n0,1,a\n", "duration_s — the columns are submit_s, duration_s, num_gpus, vc"),
-        (HEAD, "has no rows"),
+        (
+            "submit_s,num_gpus,vc\n0,1,a\n",
+            "duration_s must be a column: those needed are submit_s, duration_s",
+        ),
+        (HEAD, "trace must be a file with rows; it has none"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, text: str, why: str) -> None:
@@ -66,7 +69,7 @@ def test_bad_names_and_files(tmp_path: Path) -> None:
             read_trace(name)
     with pytest.raises(InputError, match="a readable file"):
         read_trace(f"philly:{tmp_path / 'none.csv'}")
-    with pytest.raises(InputError, match=r"j.jsonl:2: line: 'nothing'"):
+    with pytest.raises(InputError, match=r"j.jsonl:2: line must be "):
         read_trace(
             f"jsonl:{write(tmp_path, json.dumps({'submit_s': 0, 'duration_s': 1}) + chr(10) + 'nothing', 'j.jsonl')}"
         )
@@ -78,7 +81,7 @@ def test_filters_say_what_they_took() -> None:
     assert kept.rows == [rows[1]]
     assert [num for _, num in kept.taken] == [1, 1, 1, 1]
     assert kept.share_of_jobs == pytest.approx(0.2)
-    with pytest.raises(InputError, match=r"no job is left of 5; taken by duration below 1e\+06 s: 5"):
+    with pytest.raises(InputError, match=r"none is left of 5; taken by duration below 1e\+06 s: 5"):
         filter_rows(rows, min_s=1e6)
 
 

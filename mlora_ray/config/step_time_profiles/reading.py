@@ -31,7 +31,7 @@ def read_profile(name: str) -> StepTimeModel:
         held["memory"] = MemoryModel(**held["memory"]) if held.get("memory") else None
         return StepTimeModel(**{name: _as_tuple(value) for name, value in held.items()})
     except (TypeError, ValueError) as error:
-        raise InputError([Mistake(file=str(path), field="profile", value="", allowed=str(error))]) from error
+        raise InputError([Mistake(file=str(path), field="profile", value="", allowed=f"sound: {error}")]) from error
 
 
 def write_profile(model: StepTimeModel, path: str) -> None:
@@ -45,10 +45,10 @@ def _mistakes(file: str, held: Any) -> list[Mistake]:
     if not isinstance(held, dict):
         return [Mistake(file=file, field="profile", value=type(held).__name__, allowed="one JSON object")]
     unknown = sorted(held.keys() - _FIELDS.keys())
-    allowed = f"the fields are {', '.join(_FIELDS)}"
-    found = [Mistake(file=file, field=name, value=str(held[name]), allowed=allowed) for name in unknown]
+    allowed = f"an unknown field; the fields are {', '.join(_FIELDS)}"
+    found = [Mistake(file=file, field=name, value=str(held[name]), allowed=allowed, verb="is") for name in unknown]
     missing = [name for name in ("id", "layer_points") if name not in held]
-    return found + [Mistake(file=file, field=name, value="", allowed="is missing") for name in missing]
+    return found + [Mistake(file=file, field=name, value="", allowed="missing", verb="is") for name in missing]
 
 
 def _as_tuple(value: Any) -> Any:
