@@ -24,8 +24,8 @@ demo: $(STAMP)
 	$(BIN)/python examples/make_data.py
 	$(BIN)/mlora-ray train examples/demo.yaml --out runs/demo --overwrite
 
-# Two workers of one thread: what starts Ray or loads the 135M base on one, the rest on the other (tests/conftest.py).
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two workers of one thread: what starts Ray on one, file by file the rest on the other (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: $(STAMP)
 	$(PYTEST)

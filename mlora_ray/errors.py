@@ -19,10 +19,14 @@ class Mistake:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        whose = f'job "{self.job}": ' if self.job else ""
-        value = self.value if self.value.isprintable() else repr(self.value)
-        found = f" (found {value})" if self.value else ""
+        whose = f'job "{_plain(self.job)}": ' if self.job else ""
+        found = f" (found {_plain(self.value)})" if self.value else ""
         return f"{where}: {whose}{self.field} {self.verb} {self.allowed}{found}"
+
+
+def _plain(text: str) -> str:
+    """One line, whatever a file holds."""
+    return text if text.isprintable() else repr(text)
 
 
 class MloraError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve each other on two cores
 
@@ -20,16 +21,23 @@ from mlora_ray.types import (
     TrainSpec,
 )
 
-HEAVY = {"actors", "benchmarks", "chaos", "deploy", "e2e"}  # folders whose tests start Ray
+RAY = {"actors", "benchmarks", "chaos", "deploy", "e2e"}  # folders whose tests start it
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Of pytest-xdist's workers one gets all that starts Ray or loads the 135M base; any other file stays together."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    folder, *_ = item.path.relative_to(Path(__file__).parent).parts
-    is_heavy = folder in HEAVY or item.get_closest_marker("base135m") is not None
-    item.add_marker(pytest.mark.xdist_group("heavy" if is_heavy else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of the workers one gets all that starts Ray; any other file stays together.
+
+    pytest-xdist 3.8 has `--dist loadgroup` for that, but its groups are lost on pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRayAtATime(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if file.split("/")[1] in RAY else file
+
+    return OneRayAtATime(config, log)
 
 
 BASE = BaseSpec(name="tiny-llama", path="/nowhere", dtype="float32")

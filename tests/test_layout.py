@@ -15,7 +15,10 @@ MIRRORED_IN = ROOT / "tests"
 
 # Test of the whole that these are parts of, or a neighbour's -> files, by room.
 TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
-    "actors/test_run.py": {"actors": "host host_connection local_cluster options placement transport"},
+    "api/test_examples.py": {"api": "cluster", "": "__init__"},
+    "api/test_jobs.py": {"api": "configs"},
+    "api/test_training.py": {"api": "callbacks drive results runs"},
+    "actors/test_run.py": {"actors": "host host_connection local_cluster options placement ray_errors transport"},
     "e2e/test_ray_jobs.py": {
         "actors": "client connect",
         "cli": "explain export hosts jobs stop",
@@ -28,7 +31,7 @@ TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
     "deploy/test_spot_notice.py": {"actors": "spot_notice"},
     "deploy/test_status_page.py": {"gateway": "status_page"},
     "bases/test_resolve.py": {"bases": "embedded linear_shapes tiny_tokenizer"},
-    "prepare/test_job_specs.py": {"bases": "target_modules", "prepare": "cost_estimate job_rows target_checks"},
+    "prepare/test_job_specs.py": {"bases": "target_modules", "prepare": "cost_estimate target_checks"},
     "benchmarks/test_peft_bench.py": {"cli": "bench", "benchmarks": "peft peft_contestants workloads"},
     "benchmarks/test_recovery_bench.py": {"benchmarks": "recovery"},
     "benchmarks/test_scale_bench.py": {"benchmarks": "fake_hosts scale"},
@@ -37,8 +40,9 @@ TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
     "profiling/test_run.py": {"config/step_time_profiles": "reading", "profiling": "measure table"},
     "profiling/test_memory.py": {"profiling": "child_process"},
     "profiling/test_fit.py": {"profiling": "timing workload"},
+    "config/test_peft_trl_fields.py": {"config": "schedule_fields"},
     "config/test_job_file.py": {
-        "config": "field_types job_fields yaml_lines",
+        "config": "field_types job_fields job_meaning yaml_lines",
     },
     "config/test_cluster_settings.py": {"config": "cluster_fields field_reader service_settings"},
     "control/test_service.py": {
@@ -50,7 +54,9 @@ TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
     "control/jobs/test_placement.py": {"store": "decision_log"},
     "control/jobs/test_commits.py": {"store": "metrics_file"},
     "control/test_metrics.py": {"control": "metric_table"},
-    "data/test_tokenization.py": {"data": "chat_template readers tokenized_rows"},
+    "data/test_readers.py": {"data": "sources text_files"},
+    "data/test_rendering.py": {"data": "conversation turn_spans"},
+    "data/test_tokenization.py": {"data": "chat_template tokenized_rows"},
     "display/test_tables.py": {"display": "console host_table status_table"},
     "display/test_progress_view.py": {"display": "numbers"},
     "run/test_summary.py": {"display": "summary_table", "store": "run_files"},
@@ -81,7 +87,7 @@ TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
     "policies/spot/test_uniform_progress.py": {"policies/scaling": "baselines"},
     "policies/spot/test_on_time.py": {"policies/spot": "deadline_slack host_sharing zone_probing"},
     "report/test_page.py": {"report": "chart_style charts loss_chart run_data"},
-    "run/test_submit.py": {"run": "new_service session", "types": "job_identity"},
+    "run/test_submit.py": {"run": "new_service", "types": "job_identity"},
     "run/test_verify.py": {"run": "retrain"},
     "simulate/test_run.py": {"cli": "simulate", "simulate": "charts metrics replay report sweep tables"},
     "simulate/test_simulation.py": {

@@ -35,6 +35,7 @@ class FieldReader:
         self.path, self.document, self.mistakes = path, document, list(mistakes)
         self.jobs: dict[KeyPath, str] = {}  # where a job stands, and its name
         self._synonyms, self._known = synonyms or {}, known
+        self._said: set[Mistake] = set()  # one of the defaults may be found with every job
 
     def validated(
         self,
@@ -89,12 +90,13 @@ class FieldReader:
 
     def add(self, at: KeyPath, field: str, value: str, allowed: str, verb: str = "must be") -> None:
         """A mistake at `at`; what lies inside a job is named from there."""
-        job = next((name for place, name in self.jobs.items() if at[: len(place)] == place), "")
+        job = self.jobs.get(at[:2], "")
         if job:
             field = field.removeprefix(dotted(at[:2])).removeprefix(".") or "job"
         line = self.document.line(at)
         found = Mistake(file=str(self.path), line=line, job=job, field=field, value=value, allowed=allowed, verb=verb)
-        if found not in self.mistakes:
+        if found not in self._said:
+            self._said.add(found)
             self.mistakes.append(found)
 
 
@@ -109,5 +111,6 @@ def names_of(model: type) -> tuple[str, ...]:
 
 
 def show_value(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    """As YAML has it, at most 80 characters of it."""
+    text = value if isinstance(value, str) else described(value) if isinstance(value, bool | None) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

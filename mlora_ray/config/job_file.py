@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class _JobFileReader:
         self.path, self.document = path, document
         self.fields = FieldReader(path, document, mistakes, SYNONYMS, known=tuple(FIELDS))
         self.dtype, self.seed = BaseSpec(name="", path="").dtype, TrainSpec().seed
+        self.default_lines: dict[str, int] = {}
 
     def read(self) -> JobFile:
         top = self.document.value
@@ -101,6 +102,7 @@ class _JobFileReader:
         self.fields.jobs = {at: name for at, name in named if isinstance(name, str)}
         written = {} if top.get("defaults") is None else top["defaults"]
         defaults = self._fields_of(written, ("defaults",), JOB_FIELDS)
+        self.default_lines = self._lines(written, ("defaults",)) if isinstance(written, dict) else {}
         entries = [self._job(job, ("jobs", i), defaults) for i, job in enumerate(jobs)]
         self._check_names(named)
         return JobFile(
@@ -130,7 +132,6 @@ class _JobFileReader:
         only = self.fields.validated(JobOnlyFields, {k: v for k, v in value.items() if k in JOB_ONLY}, at)
         held = {"seed": self.seed} | from_defaults(defaults, own) | own
         files = {which: self._files(only.get(which), (*at, which), held) for which in only if which != "name"}
-        lines = self._lines(("defaults",)) | self._lines(at)
         self._check_together(held, at, inherited=defaults.keys() - own.keys())
         if len(self.fields.mistakes) > before:
             return None
@@ -152,7 +153,7 @@ class _JobFileReader:
             ),
             deadline_at_s=held.get("deadline"),
             relative_steps=relative_steps,
-            field_lines=lines,
+            field_lines=self.default_lines | self._lines(value, at),
             **placing,
         )
 
@@ -165,11 +166,13 @@ class _JobFileReader:
             place = ("defaults", wrong.field) if wrong.field in inherited else (*at, wrong.field)
             self.fields.add(place, dotted((*place, *wrong.below)), wrong.value, wrong.allowed)
 
-    def _lines(self, at: KeyPath) -> dict[str, int]:
-        """The line of each field right below `at`, by its name there and by ours."""
-        below = [path[-1] for path in self.document.lines if path[:-1] == at and len(path) == len(at) + 1]
-        lines = {str(name): self.document.line((*at, name)) for name in below}
-        return lines | {taken.ours: lines[n] for n, taken in FIELDS.items() if isinstance(taken, Taken) and n in lines}
+    def _lines(self, names: Iterable[str], at: KeyPath) -> dict[str, int]:
+        """The line of each field right below `at`, by our name."""
+        known = {name: FIELDS.get(name) for name in names}
+        return {
+            theirs.ours if isinstance(theirs, Taken) else name: self.document.line((*at, name))
+            for name, theirs in known.items()
+        }
 
     def _fields_of(self, value: Value, at: KeyPath, allowed: tuple[str, ...]) -> dict[str, Any]:
         """The job fields of one mapping, checked and in the form of types.py. Adds mistakes.
@@ -210,7 +213,7 @@ class _JobFileReader:
         if not is_harmless(theirs, value):
             self.fields.add(at, dotted(at), show_value(value), theirs.allowed())
         elif value is True and self.dtype == "float32" and at[-1] in ("bf16", "bf16_full_eval"):
-            self.fields.add(at, dotted(at), "True", "false where dtype, at the top of the file, is float32")
+            self.fields.add(at, dotted(at), "true", "false where dtype, at the top of the file, is float32")
 
     def _add_unknown(self, at: KeyPath, name: str, value: Value, allowed: tuple[str, ...]) -> None:
         if name not in FILE_FIELDS:

@@ -67,7 +67,8 @@ def meaning(held: dict[str, Any]) -> tuple[dict[str, Any], RelativeSteps]:
     _optimizer(decided)
     if decided.get("data_seed") == decided["seed"]:
         del decided["data_seed"]
-    decided["lr_scheduler_kwargs"] = tuple(sorted(held.get("lr_scheduler_kwargs", {}).items()))
+    kwargs = sorted(held.get("lr_scheduler_kwargs", {}).items())  # numbers are floats, as they are read back
+    decided["lr_scheduler_kwargs"] = tuple((k, v if isinstance(v, str) else float(v)) for k, v in kwargs)
     for what in ("eval", "save"):
         name, strategy = f"{what}_steps", decided.pop(f"{what}_strategy", "steps")
         steps = decided.pop(name, None)

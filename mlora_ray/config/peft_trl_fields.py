@@ -244,6 +244,8 @@ OTHERS: dict[str, Taken | Harmless] = {
     "overwrite_cache": ANY,
     "preprocessing_num_workers": ANY,
     "plot_loss": ANY,  # the report shows every loss
+    "peft_use_dora": Harmless((False,), "DoRA is not trained; plain LoRA with use_rslora or a higher r comes closest"),
+    "additional_target": Harmless((), "whole modules of the base are not trained; use target_modules and a higher r"),
     "wandb_project": Harmless(("",), "every step is in metrics.jsonl and in Prometheus; use these"),
 }
 

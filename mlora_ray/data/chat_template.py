@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]  # characters [start, end)
+TEMPLATE_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 GENERATION_MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -51,7 +52,7 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **talk.template_kwargs,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
+        except (*TEMPLATE_ERRORS, jinja2.TemplateError) as error:
             roles = " ".join(str(m["role"]) for m in messages)
             raise RowError("messages", roles, f"turns the chat template takes: {error}") from None
         return str(text)

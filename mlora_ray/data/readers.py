@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT_S = 3.0
 DEFAULT_SPLIT = "train"
+MAX_DEPTH = 100  # of values within values; templates and errors go through them by recursion
 
 
 def read_rows(file: DataFile) -> list[RawRow]:
     """The rows of `file` that its split and slice take, nulls left out. Raises InputError."""
-    mistakes = MistakeList(str(file))
+    mistakes = MistakeList(file.place)
     rows: list[RawRow] = []
     path = Path(file.path)
     if file.is_hub:
@@ -36,15 +37,30 @@ def read_rows(file: DataFile) -> list[RawRow]:
         rows = _part_of(_read_file(path, mistakes), file.part, mistakes)
     if not rows and not mistakes.count:
         mistakes.add("file", "", "at least one row; it is empty")
+    found = [row._replace(value=_without_nulls(row, mistakes)) for row in rows]
     mistakes.raise_any()
-    return [row._replace(value=without_nulls(row.value)) for row in rows]
+    return found
 
 
-def without_nulls(value: object) -> object:
-    """`value` with every null field of every object left out: a column-wise file has all fields in every row."""
+def without_nulls(value: object, depth: int = 0) -> object:
+    """`value` with every null field of every object left out: a column-wise file has all fields in every row.
+
+    Raises RecursionError below `MAX_DEPTH`.
+    """
+    if depth > MAX_DEPTH:
+        raise RecursionError
     if isinstance(value, dict):
-        return {k: without_nulls(v) for k, v in value.items() if v is not None}
-    return [without_nulls(v) for v in value] if isinstance(value, list) else value
+        return {k: without_nulls(v, depth + 1) for k, v in value.items() if v is not None}
+    return [without_nulls(v, depth + 1) for v in value] if isinstance(value, list) else value
+
+
+def _without_nulls(row: RawRow, mistakes: MistakeList) -> object:
+    try:
+        return without_nulls(row.value)
+    except RecursionError:
+        field = "row" if row.line else f"row {row.number}"
+        mistakes.add(field, "", f"values within each other at most {MAX_DEPTH} deep", row.line)
+        return None
 
 
 def _read_file(path: Path, mistakes: MistakeList) -> list[RawRow]:

@@ -32,6 +32,11 @@ class DataFile:
     def is_hub(self) -> bool:
         return self.path.startswith(HUB_PREFIX)
 
+    @property
+    def place(self) -> str:
+        """Where a mistake is: an editor opens it with a line behind."""
+        return str(self) if self.is_hub else self.path
+
     def __str__(self) -> str:
         """The source as a person names it."""
         subset = f"({self.subset})" if self.subset else ""

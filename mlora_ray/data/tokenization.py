@@ -62,7 +62,7 @@ def prepare_rows(file: DataFile, tokenizer: PreTrainedTokenizerBase, settings: R
         allowed = "a base with a fast tokenizer (tokenizer.json)"
         raise InputError([Mistake(file=str(file), field="tokenizer", value=type(tokenizer).__name__, allowed=allowed)])
     raw = read_rows(file)
-    mistakes = MistakeList(str(file))
+    mistakes = MistakeList(file.place)
     for field, value, allowed in missing_columns((row.value for row in raw), file):
         mistakes.add(field, value, allowed)
     mistakes.raise_any()

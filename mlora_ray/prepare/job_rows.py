@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ from mlora_ray.types import FileCounts, RowCounts, RowsRef
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+FileKey = tuple[DataFile, RowSettings]  # what decides the tokenised rows of one file
 OF_THE_FILE = ("file", "data set")  # fields of mistakes that the path in the job file may be the cause of
 OF_THE_JOB_FILE = ("max_length", "split", "weight", "assistant_only_loss")  # fields of mistakes that it says itself
 
@@ -72,6 +74,10 @@ def in_job_file(mistake: Mistake, path: str, job: JobFileEntry, field: str) -> M
     return dataclasses.replace(mistake, file=path, line=line, job=job.name, field=field, value=value, allowed=allowed)
 
 
+def _file_key(file: DataFile, settings: RowSettings) -> FileKey:
+    return dataclasses.replace(file, weight=1.0), settings
+
+
 class RowsOfJobs:
     """Prepares each (files, settings) once, and each file among them."""
 
@@ -81,7 +87,9 @@ class RowsOfJobs:
         self.job_file, self.tokenizer, self.shapes, self.data_dir_uri = job_file, tokenizer, shapes, data_dir_uri
         self.refs: dict[RowsKey, RowsRef] = {}
         self.mistakes: list[Mistake] = []
-        self._prepared: dict[tuple[DataFile, RowSettings], Prepared | InputError] = {}
+        self._prepared: dict[FileKey, Prepared | InputError] = {}
+        keys = {rows_key(job, files) for job in job_file.jobs for _, files in _files(job)}
+        self._uses = Counter(_file_key(file, key.settings) for key in keys for file in key.files)
         self._failed: set[RowsKey] = set()
 
     def prepare(self, job: JobFileEntry) -> None:
@@ -112,14 +120,15 @@ class RowsOfJobs:
         return _store_rows(key.files, prepared, mixed, self.data_dir_uri)
 
     def _prepare_file(self, file: DataFile, settings: RowSettings) -> Prepared | InputError:
-        """The rows of one file, or what is wrong with it: kept, since files of several jobs are often the same."""
-        key = (dataclasses.replace(file, weight=1.0), settings)
+        """The rows of one file, or what is wrong with it: kept until the last job that takes them has them."""
+        key = _file_key(file, settings)
         if key not in self._prepared:
             try:
                 self._prepared[key] = prepare_rows(file, self.tokenizer, settings)
             except InputError as error:
                 self._prepared[key] = error
-        return self._prepared[key]
+        self._uses[key] -= 1
+        return self._prepared[key] if self._uses[key] > 0 else self._prepared.pop(key)
 
 
 def _store_rows(

@@ -38,7 +38,7 @@ def test_task_files_become_prompt_and_completion(sources: list[Path]) -> None:
 
 def test_a_task_file_without_known_fields_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"question": "x", "answer": "y"}\n{"query": "x"}\n')
-    with pytest.raises(InputError, match=r"bad\.jsonl:2: row.*query.*question/answer"):
+    with pytest.raises(InputError, match=r"bad\.jsonl:2: row.*question/answer.*query"):
         workloads.convert_sources(tmp_path, tmp_path)
 
 

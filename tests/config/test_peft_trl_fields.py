@@ -86,6 +86,12 @@ def test_what_is_taken_is_a_field_of_ours_and_only_that() -> None:
     assert spec_fields <= set(JOB_FIELDS)
 
 
+def test_the_page_of_the_job_file_names_every_field_of_ours() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "job-file.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
+    assert {*JOB_FIELDS, *JOB_ONLY, *FILE_FIELDS} <= {name for row in rows for name in re.findall(r"\w+", row)}
+
+
 def test_all_defaults_of_theirs_are_a_job(tmp_path: Path) -> None:
     import peft
     import transformers
@@ -243,6 +249,6 @@ jobs:
         load_job_file(path)
     assert [str(m) for m in caught.value.mistakes] == [
         f"{path}:3: learning_rate is a field of a job; it stands in defaults or jobs (found 0.001)",
-        f"{path}:5: defaults.bf16 must be false where dtype, at the top of the file, is float32 (found True)",
+        f"{path}:5: defaults.bf16 must be false where dtype, at the top of the file, is float32 (found true)",
         f"{path}:7: defaults.rank_pattern must be even, for orthogonal (found 3)",
     ]

@@ -162,6 +162,14 @@ def test_null_is_absent_within_messages_too(tmp_path: Path) -> None:
         assert values(read_rows(DataFile(path=str(tmp_path / name)))) == expected
 
 
+def test_values_nested_too_deep(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    deep = "[" * 300 + "]" * 300
+    path.write_text(f'{{"text": "a"}}\n{{"text": {deep}}}\n')
+    (found,) = mistakes_of(path)
+    assert (found.line, found.allowed) == (2, "values within each other at most 100 deep")
+
+
 def bounds(limit: int) -> st.SearchStrategy[str]:
     return st.one_of(st.just(""), st.integers(-limit, limit).map(str), st.integers(-99, 99).map(lambda p: f"{p}%"))
 
@@ -205,7 +213,7 @@ def test_a_file_has_no_splits_and_a_slice_has_a_limit(tmp_path: Path) -> None:
     assert (found.field, found.value) == ("split", "test")
     assert "a slice such as [:90%]" in found.allowed
     (found,) = mistakes_of(path, part="150%:")
-    assert (found.field, found.value) == ("split", "[150%:]")
+    assert (found.file, found.field, found.value) == (str(path), "split", "[150%:]")
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from mlora_ray.bases.tiny_tokenizer import CHAT_TEMPLATE, make_tiny_tokenizer
@@ -302,3 +304,33 @@ def test_text_that_begins_with_the_first_token_has_one_of_it(tmp_path: Path) -> 
     assert found[0].rows.tokens.tolist() == found[1].rows.tokens.tolist()
     assert found[0].rows.tokens.tolist().count(tokenizer.bos_token_id) == 1
     assert [each.num_with_start for each in found] == [0, 1]
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "lookup", "\ud800", "[{}]"])
+KEYS = st.sampled_from(["name", "function", "type", "x"])
+JSON = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=5
+)
+FIELDS = ("content", "tool_calls", "weight", "reasoning_content", "name")
+MESSAGE = st.builds(
+    lambda role, fields: {"role": role} | fields,
+    st.sampled_from(["user", "assistant", "assistant", "tool", None]),
+    st.dictionaries(st.sampled_from(FIELDS), st.just("b") | JSON, max_size=4),
+)
+ROW = st.fixed_dictionaries(
+    {"messages": st.lists(MESSAGE, max_size=4) | JSON},
+    optional={"tools": JSON, "chat_template_kwargs": JSON, "prompt": JSON, "completion": JSON},
+)
+
+
+@given(ROW | JSON, st.sampled_from([TOOLS, PLACED, JOINED, MARKED, CHAT_TEMPLATE]), st.sampled_from(["turns", "whole"]))
+@settings(max_examples=100, deadline=None)
+def test_any_row_is_tokenised_or_a_mistake(
+    tmp_path_factory: pytest.TempPathFactory, row: object, template: str, rule: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    try:
+        prepared = prepare(folder, row, template, assistant_only_loss=rule)
+    except InputError:
+        return
+    assert prepared.rows.num_targets().tolist()[0] > 0

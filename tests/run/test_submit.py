@@ -74,6 +74,16 @@ def test_a_job_is_the_same_from_every_copy_of_its_folder(tmp_path: Path) -> None
     assert specs[0] == specs[1]
 
 
+def test_several_sources_are_named_beside_the_job_file(tmp_path: Path) -> None:
+    for name in ("one.jsonl", "two + 2.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n')
+    path = tmp_path / "jobs.yaml"
+    path.write_text(JOBS.replace("rows.jsonl", "['one.jsonl[:100%]', 'two + 2.jsonl']"))
+    (spec, *_) = [placed_anywhere(spec, str(path)) for spec in prepare(read_job_file(path), str(tmp_path / "data"))]
+    assert spec.train_rows.source == "one.jsonl[:100%] + two + 2.jsonl"
+    assert [file.source for file in spec.train_rows.counts.files] == ["one.jsonl[:100%]", "two + 2.jsonl"]
+
+
 def test_a_service_without_a_settings_file_is_as_large_as_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLORA_STORAGE", raising=False)
     monkeypatch.delenv("MLORA_DATABASE", raising=False)

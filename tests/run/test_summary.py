@@ -111,6 +111,20 @@ def test_printed_on_a_terminal_and_without_one(tmp_path: Path) -> None:
     assert len(lines) == 1 + 8 + 2
 
 
+def test_rows_that_were_dropped_are_said(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
+    path = run_dir / TASKS[0] / "job.json"
+    job = json.loads(path.read_text())
+    job["spec"] = {"train_rows": {"counts": {"num_dropped": 3}}, "eval_rows": {"counts": {"num_dropped": 1}}}
+    path.write_text(json.dumps(job))
+    summary = _build(run_dir)
+    assert {job["name"]: job["dropped_rows"] for job in summary["jobs"]} == {TASKS[0]: 4, TASKS[1]: 0}
+    console = Console(width=100, force_terminal=False, file=io.StringIO())
+    print_summary(summary, console)
+    said = [line for line in console.file.getvalue().splitlines() if "dropped" in line]  # type: ignore[attr-defined]
+    assert said == [f"{TASKS[0]}: 4 rows dropped, no target within max_length"]
+
+
 def test_many_jobs_are_cut_with_what_failed_first(tmp_path: Path) -> None:
     jobs = [{"name": f"j{i}", "state": "SUCCEEDED", "steps": 1, "tokens": 2, "train_loss": 1.0, "base_eval_loss": None,
              "eval_loss": None, "seconds": 1.0, "weights_sha256": "ab" * 32} for i in range(100)]  # fmt: skip

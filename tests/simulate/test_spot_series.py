@@ -56,7 +56,7 @@ def test_lines_of_changes(tmp_path: Path) -> None:
         (
             "trace,gap\nd/a,0\n",
             {},
-            "spot_index.csv:1: must be a column: those needed are trace, gap_s; there are trace, gap",
+            r"spot_index\.csv:1: gap_s must be a column: .* trace, gap_s; there are trace, gap",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Text of earlier versions is read to the facts it was written from, and what is written now is the same but for tags.
+"""Text of earlier versions is read to the facts it was written from, and what is written now is what was.
 
 `recorded/` is of a version whose dataclasses all carried their class name under `type`: `decisions.jsonl` by the log,
 `job_spec.json` out of the control database, the others by `serialization.dumps`.
@@ -137,16 +137,25 @@ def test_each_action() -> None:
     assert tuple(serialization.loads(Action, line) for line in lines) == ACTIONS
 
 
-def test_what_is_written_is_what_was_but_for_the_inner_tags() -> None:
-    def without_tags(plain: Any) -> Any:
-        if isinstance(plain, dict):
-            return {key: without_tags(value) for key, value in plain.items() if key != "type"}
-        return [without_tags(value) for value in plain] if isinstance(plain, list) else plain
+def kept(now: Any, then: Any) -> Any:
+    """`now` without fields that are newer than `then`, and with the class names that dataclasses inside had."""
+    if isinstance(then, dict):
+        return {key: then[key] if key == "type" else kept(now[key], then[key]) for key in then}
+    if isinstance(then, list):
+        return [kept(*pair) for pair in zip(now, then, strict=True)]
+    return now
 
-    for name, fact in (("job_spec.json", SPEC), ("host_settings.json", HOST)):
-        then = json.loads((RECORDED / name).read_text(encoding="utf-8"))
-        assert json.loads(serialization.dumps(fact)) == {"type": then["type"]} | without_tags(then)
-    lines = (RECORDED / "actions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [serialization.dumps(action) for action in ACTIONS] == lines
+
+def test_what_is_written_is_what_was_but_for_inner_class_names_and_new_fields() -> None:
     whole = json.loads((RECORDED / "decisions.jsonl").read_text(encoding="utf-8").splitlines()[0])["view"]
-    assert json.loads(serialization.dumps(VIEW)) == {"type": "ClusterView"} | without_tags(whole)
+    job = json.loads((RECORDED / "job_spec.json").read_text(encoding="utf-8"))
+    host = json.loads((RECORDED / "host_settings.json").read_text(encoding="utf-8"))
+    for then, fact in ((job, SPEC), (host, HOST), (whole, VIEW)):
+        now = json.loads(serialization.dumps(fact))
+        assert now["type"] == then["type"]
+        assert kept(now, then) == then
+    lines = (RECORDED / "actions.jsonl").read_text(encoding="utf-8").splitlines()
+    for line, action in zip(lines, ACTIONS, strict=True):
+        now = json.loads(serialization.dumps(action))
+        assert now["type"] == type(action).__name__
+        assert kept(now, json.loads(line)) == json.loads(line)
