@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mlora_ray.clock import VirtualClock
 from mlora_ray.engine.base import Base
+from mlora_ray.engine.engine import StepFailure
+from mlora_ray.errors import StorageError
 from mlora_ray.host.runtime import HostRuntime
-from mlora_ray.types import (
-    Release,
-)
+from mlora_ray.types import Release
 from tests.conftest import real_spec
 from tests.host.one_host import Host
 
@@ -115,3 +117,75 @@ def test_storage_that_comes_back_costs_nothing(host: Host) -> None:
     host.advance()
     assert [s.step for b in host.bundles for s in b.steps] == [1, 2, 3, 4, 5, 6]
     assert host.failures == []
+
+
+class ByHand(Executor):
+    """Storage that answers when a test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append((future, lambda: function(*args, **kwargs)))
+        return future
+
+    def write(self) -> None:
+        future, work = self.waiting.pop(0)
+        future.set_result(work())
+
+    def fail(self) -> None:
+        self.waiting.pop(0)[0].set_exception(StorageError("away"))
+
+
+@pytest.fixture
+def by_hand(host: Host) -> ByHand:
+    writer = ByHand()
+    host.hosting = HostRuntime(host.settings, host.engine, host.clock, writer)
+    host.assign(real_spec(host.folder, "a", max_steps=90, save_steps=2))
+    while not writer.waiting or host.engine.progress("a").step < 5:
+        assert host.hosting.advance()
+    return writer
+
+
+def test_a_release_while_a_save_is_on_its_way_saves_what_has_come_since(host: Host, by_hand: ByHand) -> None:
+    host.hosting.release((Release("a", 1),))
+    assert not host.hosting.advance()
+    (of_step_2,) = by_hand.waiting
+    by_hand.write()
+    host.hosting.advance()
+    host.hosting.advance()
+    assert by_hand.waiting != [of_step_2]
+    by_hand.write()
+    host.hosting.advance()
+    host.take()
+    assert [[s.step for s in b.steps] for b in host.bundles] == [[1, 2], [3, 4, 5]]
+    assert host.engine.jobs == ()
+
+
+def test_a_job_that_fails_while_it_waits_for_another_attempt_is_saved_at_once(host: Host, by_hand: ByHand) -> None:
+    by_hand.fail()
+    for _ in range(3):  # the clock stands still, and with it the time of the next attempt
+        host.hosting.advance()
+    assert by_hand.waiting == []
+    step = host.engine.progress("a").step
+    host.engine.step = lambda: [StepFailure("a", step, "loss is nan")]  # type: ignore[method-assign]
+    host.hosting.advance()
+    assert len(by_hand.waiting) == 1
+    by_hand.write()
+    host.hosting.advance()
+    host.take()
+    assert [b.step for b in host.bundles] == [step]
+    assert [f.error for f in host.failures] == [f"loss is nan; its last good bundle is step {step}"]
+    assert not host.failures[0].is_unsaved
+
+
+def test_what_comes_while_a_save_is_on_its_way_is_saved_after_it(host: Host, by_hand: ByHand) -> None:
+    by_hand.write()
+    host.hosting.advance()
+    host.hosting.advance()
+    assert len(by_hand.waiting) == 1, "step 4 was to be saved while step 2 was written"
+    by_hand.write()
+    host.hosting.advance()
+    host.take()
+    assert [s.step for b in host.bundles for s in b.steps] == list(range(1, host.bundles[-1].step + 1))
