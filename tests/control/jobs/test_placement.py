@@ -510,7 +510,7 @@ def test_a_drained_host_empties_and_ends_and_its_successor_comes(service: Servic
     assert "requeued" not in service.kinds()
     service.run()
     service.check_integrity()
-    with pytest.raises(InputError, match=r"h-0.*one that is alive: h-1"):
+    with pytest.raises(InputError, match=r"one that is alive: h-1.*found h-0"):
         service.control.drain("h-0")
 
 
