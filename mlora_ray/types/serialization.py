@@ -70,6 +70,8 @@ def _from_union(args: tuple[Any, ...], plain: Any) -> Any:
     kinds = [a for a in args if a is not type(None)]
     if len(kinds) == 1:
         return from_plain(kinds[0], plain)
+    if type(plain) in kinds:  # a number or a text
+        return plain
     named = {getattr(k, "__name__", ""): k for k in kinds}
     name = plain.get("type", "") if isinstance(plain, dict) else ""
     if name not in named:
