@@ -36,7 +36,8 @@ class RowsKey(NamedTuple):
 
 
 def rows_key(job: JobFileEntry, files: tuple[DataFile, ...]) -> RowsKey:
-    return RowsKey(files, job.rows, job.train.seed if any(is_drawn(file.weight) for file in files) else 0)
+    seed = job.train.seed if job.train.data_seed is None else job.train.data_seed
+    return RowsKey(files, job.rows, seed if any(is_drawn(file.weight) for file in files) else 0)
 
 
 def _files(job: JobFileEntry) -> list[tuple[str, tuple[DataFile, ...]]]:

@@ -79,8 +79,10 @@ def test_weights_repeat_and_draw_rows(folder: Path, base_path: str) -> None:
 
 def test_the_jobs_seed_draws_and_whole_weights_do_not_need_it(folder: Path, base_path: str) -> None:
     half = "train: {path: a.jsonl, weight: 0.5}"
-    first, second, again = specs_of(folder, base_path, f"{half}, seed: 1", f"{half}, seed: 2", f"{half}, seed: 1")
+    seeds = ("seed: 1", "seed: 2", "seed: 1", "seed: 1, data_seed: 2")
+    first, second, again, other = specs_of(folder, base_path, *(f"{half}, {seed}" for seed in seeds))
     assert first.train_rows.sha256 == again.train_rows.sha256 != second.train_rows.sha256
+    assert other.train_rows.sha256 == second.train_rows.sha256
     twice = specs_of(folder, base_path, *(f"train: {{path: a.jsonl, weight: 2}}, seed: {i}" for i in (1, 2)))
     assert twice[0].train_rows == twice[1].train_rows
 
