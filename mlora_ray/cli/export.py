@@ -26,8 +26,9 @@ def export(
     as_json: JsonLinesOption = False,
 ) -> int:
     """Fetch an adapter as a folder that PEFT loads, its hash checked."""
-    from mlora_ray.run.export import export_job
+    from mlora_ray.run.export import check_free, export_job
 
+    check_free(to)  # before a cluster is looked for
     with running_service(address, service) as running:
         record, sha256 = export_job(running, job, to, latest)
     if as_json:

@@ -32,7 +32,7 @@ def export_job(service: Service, job: str, to: str, is_latest: bool = False) -> 
 
     Raises InputError for an unknown job, one that has nothing to export, and a `to` that is not free.
     """
-    _check_free(to)
+    check_free(to)
     service.status((job,))  # an unknown job is a mistake
     (record,) = service.records((job,))
     if record.state is JobState.SUCCEEDED:
@@ -44,7 +44,7 @@ def export_job(service: Service, job: str, to: str, is_latest: bool = False) -> 
     raise command_line_mistake("job to export", job, f"one that has SUCCEEDED; it is {record.state}; {last}")
 
 
-def _check_free(to: str) -> None:
+def check_free(to: str) -> None:
     """Raises InputError when there is something at `to` already."""
     path = Path(to)
     if "://" in to or not path.exists():
