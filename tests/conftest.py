@@ -21,7 +21,7 @@ from mlora_ray.types import (
     TrainSpec,
 )
 
-RAY = {"actors", "benchmarks", "chaos", "deploy", "e2e"}  # folders whose tests start it
+RAY = {"actors", "api", "benchmarks", "chaos", "deploy", "e2e", "examples"}  # folders whose tests start it
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 from collections.abc import Mapping
@@ -90,14 +91,26 @@ class FieldReader:
 
     def add(self, at: KeyPath, field: str, value: str, allowed: str, verb: str = "must be") -> None:
         """A mistake at `at`; what lies inside a job is named from there."""
-        job = self.jobs.get(at[:2], "")
-        if job:
-            field = field.removeprefix(dotted(at[:2])).removeprefix(".") or "job"
         line = self.document.line(at)
-        found = Mistake(file=str(self.path), line=line, job=job, field=field, value=value, allowed=allowed, verb=verb)
+        found = Mistake(file=str(self.path), line=line, field=field, value=value, allowed=allowed, verb=verb)
+        if job := self.jobs.get(at[:2]):
+            found = _of_job(found, at[:2], job)
         if found not in self._said:
             self._said.add(found)
             self.mistakes.append(found)
+
+    def name_jobs(self, jobs: dict[KeyPath, str]) -> None:
+        """From now on, and in what the document's own reader found, a mistake inside a job has its name."""
+        self.jobs = jobs
+        heads = {dotted(at): at for at in jobs}
+        for number, one in enumerate(self.mistakes):
+            if at := heads.get(one.field.partition(".")[0]):
+                self.mistakes[number] = _of_job(one, at, jobs[at])
+
+
+def _of_job(mistake: Mistake, at: KeyPath, job: str) -> Mistake:
+    field = mistake.field.removeprefix(dotted(at)).removeprefix(".") or "job"
+    return dataclasses.replace(mistake, job=job, field=field)
 
 
 @functools.cache

@@ -279,5 +279,6 @@ class JobFields(DataFields, total=False):
     device_type: Literal["cpu", "cuda"]
 
 
-JOB_FIELDS = names_of(JobFields)
+# Those of the rows come last where all are listed.
+JOB_FIELDS = tuple(sorted(names_of(JobFields), key=names_of(DataFields).__contains__))
 JOB_ONLY = names_of(JobOnlyFields)

@@ -99,7 +99,7 @@ class _JobFileReader:
             jobs = []
         named: list[tuple[KeyPath, Value]]
         named = [(("jobs", i), job["name"]) for i, job in enumerate(jobs) if isinstance(job, dict) and "name" in job]
-        self.fields.jobs = {at: name for at, name in named if isinstance(name, str)}
+        self.fields.name_jobs({at: name for at, name in named if isinstance(name, str)})
         written = {} if top.get("defaults") is None else top["defaults"]
         defaults = self._fields_of(written, ("defaults",), JOB_FIELDS)
         self.default_lines = self._lines(written, ("defaults",)) if isinstance(written, dict) else {}

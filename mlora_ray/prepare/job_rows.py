@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FileKey = tuple[DataFile, RowSettings]  # what decides the tokenised rows of one file
 OF_THE_FILE = ("file", "data set")  # fields of mistakes that the path in the job file may be the cause of
-OF_THE_JOB_FILE = ("max_length", "split", "weight", "assistant_only_loss")  # fields of mistakes that it says itself
+OF_THE_SOURCE = ("split", "weight")  # those of what stands beside the path
+OF_THE_ROWS = ("max_length", "assistant_only_loss")  # those of fields of the job that have this name
 
 
 class RowsKey(NamedTuple):
@@ -61,17 +62,21 @@ def reading_mistakes(job_file: JobFile) -> list[Mistake]:
 
 def in_job_file(mistake: Mistake, path: str, job: JobFileEntry, field: str) -> Mistake:
     """The mistake at the job file's line of the field that can mend it; one of a row stays at the row."""
-    if mistake.field in OF_THE_FILE and not mistake.line:
-        value, allowed = mistake.value or mistake.file, mistake.allowed
-    elif mistake.field in OF_THE_JOB_FILE or mistake.field.startswith("columns."):
-        where = mistake.field.partition(".")[0]
-        field, value = (field if where in ("split", "weight") else mistake.field), mistake.value
-        row = f"{mistake.file}:{mistake.line}" if mistake.line else mistake.file
-        allowed = mistake.allowed if where == "columns" else f"{mistake.allowed} ({row})"
+    name, _, column = mistake.field.partition(".")
+    said, set_by, value, allowed = field, field, mistake.value, mistake.allowed
+    if name in OF_THE_FILE and not mistake.line:
+        value = value or mistake.file
+    elif name in OF_THE_ROWS:
+        said = set_by = name
+        allowed = f"{allowed} ({f'{mistake.file}:{mistake.line}' if mistake.line else mistake.file})"
+    elif name in OF_THE_SOURCE:
+        allowed = f"{allowed} ({mistake.file})"
+    elif column and name == "columns":
+        said, set_by = mistake.field, name if name in job.field_lines else field
     else:
         return mistake
-    line = job.line_of(field.partition(".")[0])
-    return dataclasses.replace(mistake, file=path, line=line, job=job.name, field=field, value=value, allowed=allowed)
+    line = job.line_of(set_by)
+    return dataclasses.replace(mistake, file=path, line=line, job=job.name, field=said, value=value, allowed=allowed)
 
 
 def _file_key(file: DataFile, settings: RowSettings) -> FileKey:

@@ -119,27 +119,27 @@ def test_overlong_rows_as_asked(folder: Path, base_path: str) -> None:
     assert (kept.train_rows.num_rows, kept.train_rows.num_truncated, kept.train_rows.counts.num_dropped) == (8, 3, 0)
     assert stored(kept).num_targets()[-3:].tolist() == [0, 0, 0]
     (found,) = mistakes_of(folder, base_path, "train: long.jsonl, overlong: error")
-    assert found.startswith(f"{folder / 'jobs.yaml'}:2: job j0: max_length: '200' — 3 of 8 rows have no target")
+    assert found.startswith(f'{folder}/jobs.yaml:2: job "j0": max_length must be larger: 3 of 8 rows have no target')
 
 
 def test_a_file_of_which_nothing_is_left(folder: Path, base_path: str) -> None:
     write_rows(folder / "all.jsonl", 4, long=4)
     (found,) = mistakes_of(folder, base_path, "train: all.jsonl")
-    assert "max_length: '200' — 4 of 4 rows have no target" in found
+    assert "max_length must be larger: 4 of 4 rows have no target" in found
     (spec,) = specs_of(folder, base_path, "train: [all.jsonl, a.jsonl]")
     assert (spec.train_rows.num_rows, spec.train_rows.counts.num_dropped) == (10, 4)
     (found,) = mistakes_of(folder, base_path, "train: {path: b.jsonl, weight: 0.01}")
-    assert found.startswith(f"{folder / 'jobs.yaml'}:4: job j0: train: '0.01' — a weight that takes a row")
+    assert found.startswith(f'{folder}/jobs.yaml:4: job "j0": train must be a weight that takes a row')
 
 
 @pytest.mark.parametrize(
     ("job", "said"),
     [
-        ("train: a.jsonl, columns: {prompt: question}", "4: job j0: columns.prompt: 'question' — a column of"),
-        ("train: {path: a.jsonl, columns: {prompt: q}}", "4: job j0: columns.prompt: 'q' — a column of"),
-        ("train: 'a.jsonl[30:]'", "4: job j0: train: '[30:]' — a slice with at least one of the 10 rows"),
-        ("train: 'a.jsonl[test]'", "4: job j0: train: 'test' — a slice such as [:90%]; a file has no splits"),
-        ("train: a.jsonl, assistant_only_loss: true", "4: job j0: assistant_only_loss: 'true' — a chat template"),
+        ("train: a.jsonl, columns: {prompt: question}", '4: job "j0": columns.prompt must be a column of'),
+        ("train: {path: a.jsonl, columns: {prompt: q}}", '4: job "j0": columns.prompt must be a column of'),
+        ("train: 'a.jsonl[30:]'", '4: job "j0": train must be a slice with at least one of the 10 rows'),
+        ("train: 'a.jsonl[test]'", '4: job "j0": train must be a slice such as [:90%]; a file has no splits'),
+        ("train: a.jsonl, assistant_only_loss: true", '4: job "j0": assistant_only_loss must be a chat template'),
     ],
 )
 def test_mistakes_that_the_job_file_can_mend_are_at_its_line(folder: Path, base_path: str, job: str, said: str) -> None:

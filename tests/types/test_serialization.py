@@ -129,3 +129,45 @@ def test_the_hash_is_of_the_job_not_of_its_place() -> None:
 def test_the_hash_of_a_job_stays_what_it_was() -> None:
     """Bundles and runs of earlier versions are found by it."""
     assert spec_sha256(make_spec("a")) == "38311bda71b233494355ac935cadaa836ce4982c24d31c98044d665c9f673dc7"
+
+
+def full_spec() -> JobSpec:
+    """A spec in which every field that came after 0.1 is at another value than its default."""
+    spec = make_spec("a")
+    lora = dataclasses.replace(
+        spec.lora, alpha_pattern=(("v_proj", 32.0),), exclude_modules=("q_proj",), layers_pattern=("layers",)
+    )
+    train = dataclasses.replace(
+        spec.train,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs=(("decay_type", "linear"), ("num_decay_steps", 4.0)),
+        warmup_steps=3,
+        adam_beta1=0.8,
+        adam_beta2=0.95,
+        adam_epsilon=1e-6,
+        data_seed=7,
+    )
+    return dataclasses.replace(spec, lora=lora, train=train)
+
+
+def test_fields_that_came_later_go_through_json_and_keep_the_hash() -> None:
+    spec = full_spec()
+    read = serialization.loads(JobSpec, serialization.dumps(spec))
+    assert read == spec
+    assert spec_sha256(read) == spec_sha256(spec)
+
+
+def test_a_field_that_came_later_is_no_part_of_a_job_that_does_not_use_it() -> None:
+    """The hash of version 0.1, before any of them was there; each of them, where it is used, is another job."""
+    plain, full = make_spec("a"), full_spec()
+    assert spec_sha256(plain) == "38311bda71b233494355ac935cadaa836ce4982c24d31c98044d665c9f673dc7"
+    hashes = {spec_sha256(plain)}
+    later = [
+        (part, f.name) for part in ("lora", "train") for f in dataclasses.fields(getattr(plain, part)) if f.metadata
+    ]
+    for part, name in later:
+        value = getattr(getattr(full, part), name)
+        changed = dataclasses.replace(getattr(plain, part), **{name: value})
+        assert value != getattr(getattr(plain, part), name), name
+        hashes.add(spec_sha256(dataclasses.replace(plain, **{part: changed})))
+    assert len(hashes) == 1 + len(later)
