@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlora_ray.actors.ray_errors import cause_of, one_line
 from mlora_ray.errors import MloraError
 
 if TYPE_CHECKING:
     from mlora_ray.config.service_settings import ServiceSettings
-    from mlora_ray.types import CrossLosses, CrossRequest, StepReport
+    from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, StepReport
     from mlora_ray.types.records import Event, JobRecord
     from mlora_ray.types.service import PolicySnapshot, RunResult, SubmitRequest
     from mlora_ray.types.status import HostStatus, RunStatus
 
 ASK_TIMEOUT_S = 60.0  # a restarted placement actor reads its database and re-adopts its hosts meanwhile
+START_TIMEOUT_S = 150.0  # its process starts, and it may wait to see that a killed service is gone
 SUBMIT_TIMEOUT_S = 600.0
 SAVE_TIMEOUT_S = 900.0
 CROSS_TIMEOUT_S = 7200.0
@@ -33,12 +35,14 @@ class Service:
     Ray makes a request again that is lost with a placement actor that dies: each may be made twice.
     """
 
-    def __init__(self, actor: Any, name: str) -> None:
+    def __init__(self, actor: Any, name: str, *, is_private: bool = False) -> None:
+        """`is_private`: a service of one run alone, which ends with it."""
         self.name = name
+        self.is_private = is_private
         self._actor = actor
 
-    def settings(self) -> ServiceSettings:
-        return self._ask("settings")
+    def settings(self, timeout_s: float = ASK_TIMEOUT_S) -> ServiceSettings:
+        return self._ask("settings", timeout_s=timeout_s)
 
     def submit(self, request: SubmitRequest) -> None:
         self._ask("submit", request, timeout_s=SUBMIT_TIMEOUT_S)
@@ -54,6 +58,10 @@ class Service:
 
     def hosts(self, is_gone_included: bool = False) -> tuple[HostStatus, ...]:
         return self._ask("hosts", is_gone_included)
+
+    def infos(self) -> tuple[HostInfo, ...]:
+        """Hosts that have loaded their base."""
+        return self._ask("infos")
 
     def pause(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(self._ask("pause", tuple(names)))
@@ -116,22 +124,13 @@ class Service:
         try:
             return ray.get(asked, timeout=timeout_s)
         except RayTaskError as error:
-            raise _cause(error) from error
+            cause = cause_of(error)
+            raise cause if isinstance(cause, MloraError) else MloraError(one_line(error)) from error
         except GetTimeoutError as error:
             raise MloraError(f"service {self.name!r} did not answer {method} within {timeout_s:g} s") from error
         except ActorUnavailableError as error:
-            raise MloraError(f"service {self.name!r} cannot be reached: {_first_line(error)}") from error
+            raise MloraError(f"service {self.name!r} cannot be reached: {one_line(error)}") from error
         except RayActorError as error:
-            raise ServiceEnded(f"service {self.name!r} has ended: {_first_line(error)}") from error
+            raise ServiceEnded(f"service {self.name!r} has ended: {one_line(error)}") from error
         except RayError as error:
-            raise MloraError(f"the cluster failed: {_first_line(error)}") from error
-
-
-def _cause(error: Any) -> MloraError:
-    """The service's own error, without Ray's trace around it."""
-    cause = error.cause if isinstance(error.cause, Exception) else error
-    return cause if isinstance(cause, MloraError) else MloraError(f"{type(cause).__name__}: {_first_line(cause)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise MloraError(f"the cluster failed: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""A cluster and its placement service as the commands reach them: with a deadline, and every error a plain line."""
+"""A cluster and its placement service, reached or started: with a deadline, and every error a plain line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from mlora_ray.actors.client import Service
+from mlora_ray.actors.client import START_TIMEOUT_S, Service
+from mlora_ray.actors.ray_errors import first_line
 from mlora_ray.control.transport import HOST_PREFIX
 from mlora_ray.errors import InputError, MloraError, command_line_mistake
+
+if TYPE_CHECKING:
+    from mlora_ray.config.service_settings import ServiceSettings
 
 REACH_TIMEOUT_S = 5.0  # to open a connection; a cluster that is there answers in milliseconds
 # Read when ray is imported. Its own patience with an address where no cluster is: two minutes.
@@ -20,7 +26,26 @@ RAY_PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s"
 
 @contextmanager
 def on_cluster(address: str) -> Iterator[None]:
-    """This process as a driver of the cluster at `address`. Raises InputError when it cannot be one."""
+    """A command on the cluster at `address`: SIGTERM is as Ctrl-C. Raises InputError as `joined` does."""
+    with joined(address):
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # after ray.init, which sets its own
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """This process, from any thread, as a driver of the cluster. Raises InputError when it cannot be one.
+
+    Where it is a driver already, as in a notebook that has called `ray.init`, it stays one when the block ends.
+    """
+    here = sys.modules.get("ray")  # not imported yet: it reads RAY_PATIENCE when it is
+    if here is not None and here.is_initialized():
+        _check_same(address, here.get_runtime_context().gcs_address)
+        yield
+        return
     if "://" not in address and ":" in address:
         _check_listens(address)
     for name, value in RAY_PATIENCE.items():
@@ -33,12 +58,29 @@ def on_cluster(address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, RayError) as error:
         raise _unreachable(address, error) from error
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; after ray.init, which sets its own
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def cluster_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return list(ray.nodes())
+
+
+def start_service(settings: ServiceSettings, *, is_private: bool = False) -> Service:
+    """Raises MloraError when it cannot open its database or storage; then it is not left behind."""
+    from mlora_ray.actors.options import start_placement
+
+    service = Service(start_placement(settings), settings.name, is_private=is_private)
+    try:
+        service.settings(START_TIMEOUT_S)
+    except MloraError:
+        service.kill()
+        raise
+    return service
 
 
 def running_service(name: str) -> Service | None:
@@ -70,6 +112,12 @@ def service_names() -> list[str]:
     return sorted(name for name in named if not name.startswith(HOST_PREFIX))
 
 
+def _check_same(address: str, joined_address: str) -> None:
+    if address not in ("auto", joined_address):
+        allowed = f"auto: this process has joined {joined_address} already; ray.shutdown() leaves it"
+        raise command_line_mistake("--address", address, allowed)
+
+
 def _check_listens(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
@@ -80,8 +128,7 @@ def _check_listens(address: str) -> None:
 
 def _unreachable(address: str, error: Exception) -> InputError:
     """What Ray, or the socket, said, as what to do about it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0].split(". ")[0] if lines else type(error).__name__
+    said = first_line(error).split(". ")[0]
     if address.startswith(("http://", "https://")):
         said = "this is the dashboard's; jobs are submitted to it with `ray job submit`"
     elif "token" in said:

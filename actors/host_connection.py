@@ -9,8 +9,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from mlora_ray.actors.ray_errors import one_line
 from mlora_ray.control.transport import HostGone, HostRefused
-from mlora_ray.errors import MloraError
 from mlora_ray.types import CrossLosses, CrossRequest, HostInfo, HostReport, HostUsage, Tick
 
 LOAD_TIMEOUT_S = 1800.0  # a large base from a slow disk
@@ -36,7 +36,7 @@ class RayHostConnection:
         except TimeoutError as error:
             raise HostGone("Ray has not registered its actor yet") from error
         except Exception as error:
-            raise HostGone(f"its actor could not be made: {_said(error)}") from error
+            raise HostGone(f"its actor could not be made: {one_line(error)}") from error
 
     def info(self) -> HostInfo | None:
         if not self._coming.done():
@@ -47,9 +47,9 @@ class RayHostConnection:
         try:
             return ray.get(self._described, timeout=ANSWER_TIMEOUT_S) if ready else None
         except RayTaskError as error:
-            raise HostRefused(_said(error)) from error
+            raise HostRefused(one_line(error)) from error
         except RayError as error:
-            raise HostGone(f"its process died: {_said(error)}") from error
+            raise HostGone(f"its process died: {one_line(error)}") from error
 
     def is_placed(self) -> bool:
         if not self._coming.done() or self._coming.exception() is not None:
@@ -104,16 +104,6 @@ class RayHostConnection:
         except GetTimeoutError as error:
             raise HostGone(f"no answer within {timeout_s:g} s") from error
         except RayTaskError as error:
-            raise HostGone(_said(error)) from error
+            raise HostGone(one_line(error)) from error
         except RayError as error:  # its process died, or the object with its answer is lost
-            raise HostGone(f"its process died: {_said(error)}") from error
-
-
-def _said(error: BaseException) -> str:
-    """An actor's own error, without Ray's trace around it."""
-    cause = getattr(error, "cause", None)
-    inner = cause if isinstance(cause, Exception) else error
-    if isinstance(inner, MloraError):
-        return str(inner)
-    line = next((one for one in str(inner).splitlines() if one.strip()), "")
-    return line if isinstance(inner, RayError) else f"{type(inner).__name__}: {line}"
+            raise HostGone(f"its process died: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: an embedded one of its own, or a running one by address."""
+"""The Ray cluster of one run alone: on this machine, and no longer than this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from mlora_ray.errors import InputError, Mistake
+from mlora_ray.errors import MloraError
 
 MAX_TEMP_DIR = 40  # characters: a unix socket's path has 107, and Ray adds up to 65
 END_TIMEOUT_S = 10.0
@@ -27,6 +27,9 @@ def embedded(*, num_cpus: int, note: Path) -> Iterator[None]:
     """
     import ray
 
+    if ray.is_initialized():
+        said = "this process is a driver of a Ray cluster already: mlora_ray.connect() trains there"
+        raise MloraError(f"{said}; ray.shutdown() leaves it")
     if note.exists():
         shutil.rmtree(note.read_text(encoding="utf-8").strip() or "-", ignore_errors=True)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -49,11 +52,21 @@ def embedded(*, num_cpus: int, note: Path) -> Iterator[None]:
         )
         yield
     finally:
-        started = psutil.Process().children(recursive=True)
+        started = _processes_of(folder)
         ray.shutdown()
         _wait_for_end(started)
         shutil.rmtree(folder, ignore_errors=True)
         note.unlink(missing_ok=True)
+
+
+def _processes_of(folder: str) -> list[psutil.Process]:
+    """Ray's, each of which names its directory, and what they have started; no other child of this process."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if any(folder in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
 
 
 def _wait_for_end(processes: list[psutil.Process]) -> None:
@@ -63,19 +76,3 @@ def _wait_for_end(processes: list[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=END_TIMEOUT_S)
-
-
-@contextmanager
-def running(address: str) -> Iterator[None]:
-    """A running cluster. Raises InputError when it does not answer."""
-    import ray
-
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        allowed = f"the address of a running Ray cluster, or none for one of our own: {error}"
-        raise InputError([Mistake(file="command line", field="--address", value=address, allowed=allowed)]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -41,7 +41,7 @@ class PlacementActor:
         self._transport, self._metrics = RayTransport(start, find), Metrics(settings.name, ray_instrument)
         self._lock = threading.RLock()
         self._opened, self._is_stopping = threading.Event(), threading.Event()
-        self._held: PlacementService | None = None
+        self._service: PlacementService | None = None
         self._error = ""
         self._thread = threading.Thread(target=self._run, name="ticking", daemon=True)
         self._thread.start()
@@ -91,8 +91,8 @@ class PlacementActor:
         return self._do(lambda control: control.drain(target))
 
     def cross_evaluate(self, requests: list[CrossRequest], max_rows: int) -> CrossLosses:
-        line = self._do(lambda control: control.evaluator(requests))
-        return line.cross_evaluate(requests, max_rows)
+        connection = self._do(lambda control: control.evaluator(requests))
+        return connection.cross_evaluate(requests, max_rows)
 
     def save_and_pause(self, names: Names = ()) -> RunStatus:
         """Save these jobs at their next step, commit, and leave them PAUSED; who cannot save, at its last bundle."""
@@ -102,33 +102,33 @@ class PlacementActor:
             if self._do(lambda control: control.is_at_rest(names)):
                 break
             time.sleep(self._settings.tick_s / 4)
-        self._do(lambda control: control.placement.fence_paused(names))
+        self._do(lambda control: control.placement.commands.fence_paused(names))
         return self.status(names)
 
     def stop(self, timeout_s: float) -> None:
         """End the hosts and give the database up. Nothing is saved."""
         self._is_stopping.set()
         self._thread.join(timeout_s)
-        if self._held is not None:
-            self._held.close()
+        if self._service is not None:
+            self._service.close()
             self._transport.close().result(timeout_s)
 
     def _do(self, ask: Callable[[PlacementService], Any]) -> Any:
         self._opened.wait(OPEN_TIMEOUT_S)
         with self._lock:
-            if self._held is None:
+            if self._service is None:
                 raise MloraError(self._error or f"the control database was not open within {OPEN_TIMEOUT_S:g} s")
-            return ask(self._held)
+            return ask(self._service)
 
     # -- the ticking thread
 
     def _run(self) -> None:
         try:
-            self._held, self._error = self._open(), ""
+            self._service, self._error = self._open(), ""
             self._opened.set()
             while not self._is_stopping.wait(self._settings.tick_s):
                 with self._lock:
-                    self._held.patient_tick()
+                    self._service.patient_tick()
         except Exception as error:
             log.exception("service=%s placement stopped", self._settings.name)
             self._error = str(error) if isinstance(error, MloraError) else f"{type(error).__name__}: {error}"

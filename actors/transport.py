@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from mlora_ray.actors.host_connection import RayHostConnection
+from mlora_ray.actors.ray_errors import one_line
 from mlora_ray.types import Assignment, HostSettings
 
 RELEASE_TIMEOUT_S = 60.0  # it waits for the end of a step; a source that dies or hangs is seen sooner, by its ticks
@@ -38,7 +39,7 @@ class RayMove:
         try:
             ray.get(self._received, timeout=MOVE_TIMEOUT_S)
         except RayError as error:
-            return str(error).strip().splitlines()[-1]
+            return one_line(error)
         return ""
 
     def _is_late(self) -> bool:

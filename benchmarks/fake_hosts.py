@@ -35,8 +35,16 @@ BASE = BaseSpec(name="fake", path="/nowhere")
 
 def make_specs(number: int, save_steps: int) -> list[JobSpec]:
     """Jobs that differ in rank and tenant, with rows in name only."""
-    sizes = {"num_tokens": 640, "num_target_tokens": 320, "num_truncated": 0, "max_row_tokens": STEP_TOKENS}
-    rows = RowsRef(uri="", sha256="0" * 64, source="fake.jsonl", num_rows=10, **sizes)
+    rows = RowsRef(
+        uri="",
+        sha256="0" * 64,
+        source="fake.jsonl",
+        num_rows=10,
+        num_tokens=640,
+        num_target_tokens=320,
+        num_truncated=0,
+        max_row_tokens=STEP_TOKENS,
+    )
     train = TrainSpec(max_steps=TOTAL_STEPS, save_steps=save_steps, batch_size=1)
     return [
         JobSpec(

@@ -114,9 +114,10 @@ class _Service:
 
     def _is_full(self) -> bool:
         placement = self._control.placement
-        held = sum(len(placement.jobs.on(name)) for name in placement.hosts)
+        hosts = placement.hosts.living()
+        placed = sum(len(placement.jobs.on(host.name)) for host in hosts)
         training = sum(len(h.jobs) for h in self._transport.living)
-        return len(placement.hosts) == self._num_hosts and held == training == self._num_adapters
+        return len(hosts) == self._num_hosts and placed == training == self._num_adapters
 
     def _lose_a_host(self) -> list[tuple[float, float]]:
         self._transport.living[0].is_dead = True

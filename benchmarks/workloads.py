@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlora_ray.data import batch_sampler
+from mlora_ray.data.sources import DataFile, RowSettings
 from mlora_ray.data.tokenization import prepare_rows
 from mlora_ray.data.tokenized_rows import Rows, from_bytes, rows_sha256, to_bytes
 from mlora_ray.errors import InputError, Mistake
@@ -66,7 +67,8 @@ def write_workload(folder: Path, workload: str, base: BaseSpec, sources: list[Pa
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.path)
-    tokenised = [prepare_rows(str(source), tokenizer, max_length=MAX_LENGTH).rows for source in sources]
+    settings = RowSettings(max_length=MAX_LENGTH)
+    tokenised = [prepare_rows(DataFile(path=str(source)), tokenizer, settings).rows for source in sources]
     num_jobs = NUM_BATCH1_JOBS if workload == "batch1" else len(sources)
     jobs = []
     for i in range(num_jobs):

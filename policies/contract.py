@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, cast
 
+from mlora_ray.policies.compatibility import why_not
 from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.types import (
     Action,
@@ -178,12 +179,8 @@ def _why_not_there(adapter: AdapterView, host: HostView | None, name: str, is_th
         return f"there is no host {name}"
     if host.state != "alive":
         return f"{host.id} is {host.state}"
-    if host.base != adapter.base:
-        return f"{host.id} holds {host.base}, {adapter.id} needs {adapter.base}"
-    if adapter.device_type not in ("", host.device_type):
-        return f"{adapter.id} wants {adapter.device_type}, {host.id} is {host.device_type}"
-    if adapter.numerics not in ("", host.numerics):
-        return f"{host.id} would compute other bits than {adapter.id} began with"
+    if why := why_not(adapter, host):
+        return f"{adapter.id} cannot be on {host.id}: {why}"
     if 0 < host.free_bytes < adapter.state_bytes and not is_there:
         return f"{adapter.id} needs {adapter.state_bytes} bytes, {host.id} can take {host.free_bytes}"
     return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve each other on two cores
 
@@ -19,6 +20,25 @@ from mlora_ray.types import (
     StepReport,
     TrainSpec,
 )
+
+RAY = {"actors", "benchmarks", "chaos", "deploy", "e2e"}  # folders whose tests start it
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of the workers one gets all that starts Ray; any other file stays together.
+
+    pytest-xdist 3.8 has `--dist loadgroup` for that, but its groups are lost on pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRayAtATime(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if file.split("/")[1] in RAY else file
+
+    return OneRayAtATime(config, log)
+
 
 BASE = BaseSpec(name="tiny-llama", path="/nowhere", dtype="float32")
 

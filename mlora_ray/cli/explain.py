@@ -1,33 +1,34 @@
-"""`explain`: why a job waits or runs where it does."""
+"""`explain`: why a job waits or runs where it does. Asks the service how things are, then looks ahead right here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from mlora_ray.actors.connect import find_service, on_cluster
-from mlora_ray.display.console import print_json, say
+from mlora_ray.cli.options import AUTO, DEFAULT_SERVICE, AddressOption, JobArgument, JsonLinesOption, ServiceOption
+from mlora_ray.cli.output import running_service
+from mlora_ray.display.console import console, print_json, say
 from mlora_ray.errors import command_line_mistake
 from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
+def explain(
+    job: JobArgument,
+    address: AddressOption = AUTO,
+    service: ServiceOption = DEFAULT_SERVICE,
+    as_json: JsonLinesOption = False,
+) -> int:
+    """Why a job waits or runs where it does, and when it is expected to start and to end."""
+    from mlora_ray.simulate.explain import explain as look_ahead
 
-def explain(name: str, address: str, service_name: str, as_json: bool, out: Console) -> int:
-    """Ask the service how things are, then look ahead in this process."""
-    from mlora_ray.simulate.explain import explain as run
-
-    with on_cluster(address):
-        service = find_service(service_name)
-        (job,) = service.status([name]).jobs
-        situation, events, settings = service.situation(), service.events(job=name), service.settings()
+    with running_service(address, service) as running:
+        (status,) = running.status([job]).jobs
+        situation, events, settings = running.situation(), running.events(job=job), running.settings()
     try:
-        found = run(job, situation, events, settings.step_times)
+        found = look_ahead(status, situation, events, settings.step_times)
     except ValueError as error:
         raise command_line_mistake("policy", situation.policy, f"one that can be loaded: {error}") from error
     if as_json:
         print_json(found)
-    else:
-        for sentence in found["why"]:
-            say(out, sentence)
+        return EXIT_SUCCEEDED
+    out = console(False)
+    for sentence in found["why"]:
+        say(out, sentence)
     return EXIT_SUCCEEDED

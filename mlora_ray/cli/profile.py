@@ -1,4 +1,4 @@
-"""`mlora-ray profile`. As in `cli`, nothing heavy is imported before the command runs."""
+"""`profile`: step times and memory of a base on this machine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.cli.output import command_line, errors_to_exit_code
+from mlora_ray.cli.options import JsonOption
+from mlora_ray.cli.output import command_line
 from mlora_ray.display.console import console
+from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
 
 
 def profile(
@@ -25,31 +27,31 @@ def profile(
     quick: Annotated[bool, typer.Option("--quick", help="A few points, each once.")] = False,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Also peak memory, in processes.")] = True,
     out: Annotated[str, typer.Option(metavar="FILE", help="Write the profile, JSON that --profile reads.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object on standard output.")] = False,
-) -> None:
+    as_json: JsonOption = False,
+) -> int:
     """Measure step times and memory of a base on this CPU, fit their models, print every residual."""
-    with errors_to_exit_code(as_json):
-        import datetime
+    import datetime
 
-        from mlora_ray.profiling.run import ProfileOptions, numbers, run_profile
-        from mlora_ray.profiling.table import print_profile
+    from mlora_ray.profiling.run import ProfileOptions, numbers, run_profile
+    from mlora_ray.profiling.table import print_profile
 
-        options = ProfileOptions(
-            base=base,
-            dtype=dtype,
-            threads=threads,
-            ranks=numbers("--ranks", ranks),
-            max_tokens=max_tokens,
-            repeats=repeats,
-            clock=clock,
-            is_quick=quick,
-            has_memory=memory,
-            out=out,
-            command=command_line(),
-            date=datetime.date.today().isoformat(),
-        )
-        result = run_profile(options, lambda line: print(line, file=sys.stderr, flush=True))
-        if as_json:
-            print(json.dumps(result))
-        else:
-            print_profile(result, console(False))
+    options = ProfileOptions(
+        base=base,
+        dtype=dtype,
+        threads=threads,
+        ranks=numbers("--ranks", ranks),
+        max_tokens=max_tokens,
+        repeats=repeats,
+        clock=clock,
+        is_quick=quick,
+        has_memory=memory,
+        out=out,
+        command=command_line(),
+        date=datetime.date.today().isoformat(),
+    )
+    result = run_profile(options, lambda line: print(line, file=sys.stderr, flush=True))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print_profile(result, console(False))
+    return EXIT_SUCCEEDED

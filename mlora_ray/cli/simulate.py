@@ -1,4 +1,4 @@
-"""The commands that judge placement without a cluster. As in `cli`, nothing heavy is imported before a command runs."""
+"""`simulate` and `replay`: placement judged without a cluster."""
 
 from __future__ import annotations
 
@@ -6,22 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mlora_ray.cli.output import command_line, errors_to_exit_code
-from mlora_ray.cli.profile import profile
-
-PANEL = "Placement"
-
-JsonOption = Annotated[bool, typer.Option("--json", help="The result as one JSON object on standard output.")]
-ProfilesOption = Annotated[
-    list[str] | None,
-    typer.Option("--profile", help="Step times: a name that ships, or a file. Several: several bases."),
-]
-
-
-def add_commands(app: typer.Typer) -> None:
-    """In the order in which they are used."""
-    for command in (simulate, replay, profile):
-        app.command(rich_help_panel=PANEL)(command)
+from mlora_ray.cli.options import JsonOption, ProfilesOption
+from mlora_ray.cli.output import command_line
+from mlora_ray.types.exit_codes import EXIT_SUCCEEDED
 
 
 def simulate(
@@ -46,32 +33,32 @@ def simulate(
     profile: ProfilesOption = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Also jobs.parquet, report.html and simulation.json.")] = "",
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Placement policies on a trace: completion times, bounds, fairness. `--load` and `--regime` take lists."""
-    with errors_to_exit_code(as_json):
-        from mlora_ray.simulate.run import DEFAULT_POLICIES, SimulateOptions, numbers
-        from mlora_ray.simulate.run import simulate as run
+    from mlora_ray.simulate.run import DEFAULT_POLICIES, SimulateOptions, numbers
+    from mlora_ray.simulate.run import simulate as run
 
-        options = SimulateOptions(
-            trace=trace,
-            policies=tuple(policies.split(",")) if policies else DEFAULT_POLICIES,
-            profiles=tuple(profile or ("h100-llama-3.1-8b",)),
-            loads=numbers("load", load),
-            regimes=numbers("regime", regime),
-            hosts=hosts,
-            windows=windows,
-            jobs=jobs,
-            seed=seed,
-            days=days,
-            is_set_b=set_b,
-            lengths=lengths,
-            size_sigma=size_sigma,
-            is_size_known=not unknown_sizes,
-            is_json=as_json,
-            out=out,
-            command=command_line(),
-        )
-        run(options)
+    options = SimulateOptions(
+        trace=trace,
+        policies=tuple(policies.split(",")) if policies else DEFAULT_POLICIES,
+        profiles=tuple(profile or ("h100-llama-3.1-8b",)),
+        loads=numbers("load", load),
+        regimes=numbers("regime", regime),
+        hosts=hosts,
+        windows=windows,
+        jobs=jobs,
+        seed=seed,
+        days=days,
+        is_set_b=set_b,
+        lengths=lengths,
+        size_sigma=size_sigma,
+        is_size_known=not unknown_sizes,
+        is_json=as_json,
+        out=out,
+        command=command_line(),
+    )
+    run(options)
+    return EXIT_SUCCEEDED
 
 
 def replay(
@@ -79,9 +66,8 @@ def replay(
     policy: Annotated[str, typer.Option(help="Another than the log's own, which must answer the same: what if.")] = "",
     profile: ProfilesOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Ask a policy again what a decision log asked. Exits 0 (identical) or 4 (says which decisions differ)."""
-    with errors_to_exit_code(as_json):
-        from mlora_ray.simulate.replay import run_replay
+    from mlora_ray.simulate.replay import run_replay
 
-        raise typer.Exit(run_replay(log, policy, profile or [], as_json))
+    return run_replay(log, policy, profile or [], as_json)

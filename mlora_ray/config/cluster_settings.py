@@ -10,7 +10,7 @@ from typing import Any
 
 from mlora_ray.config.cluster_fields import SYNONYMS, HostTypeFields, ScaleFields, ServiceFields
 from mlora_ray.config.field_reader import FieldReader, names_of
-from mlora_ray.config.service_settings import OURS, ServiceSettings
+from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.config.step_time_profiles import read_profile
 from mlora_ray.config.yaml_lines import Document, Value, dotted, read_yaml
 from mlora_ray.errors import InputError, Mistake
@@ -18,6 +18,7 @@ from mlora_ray.policies.contract import load_policy
 from mlora_ray.policies.models.step_time import StepTimeModel
 from mlora_ray.policies.scaling.presets import PROFILES
 from mlora_ray.types import AutoscaleSettings, HostType
+from mlora_ray.types.storage_layout import StorageLayout
 
 STORAGE_VARIABLE = "MLORA_STORAGE"
 DATABASE_VARIABLE = "MLORA_DATABASE"
@@ -182,7 +183,7 @@ class _SettingsReader:
             )
             self._fields.add(("database",), "database", "", allowed)
             return ""
-        return f"sqlite:///{storage}/{OURS}/control.db"
+        return StorageLayout(storage).database_url
 
     def _check_database(self, url: str) -> None:
         """Only its kind: whether it answers is seen when it is opened."""

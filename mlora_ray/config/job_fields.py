@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
+from mlora_ray.config.data_fields import DataFields
+from mlora_ray.config.field_reader import names_of
 from mlora_ray.config.field_types import MOST, Count, Number, Positive, Rate, Seed, Switch, Text, described
 from mlora_ray.config.schedule_fields import schedule_type
 
@@ -84,6 +86,11 @@ SYNONYMS = {
     "datasets": "train",
     "eval_file": "eval",
     "eval_dataset": "eval",
+    "text_field": "dataset_text_field",
+    "text_column": "dataset_text_field",
+    "column_mapping": "columns",
+    "field_mapping": "columns",
+    "excess_length_strategy": "overlong",
     "test_datasets": "eval",
     "validation": "eval",
     "id": "name",
@@ -219,8 +226,8 @@ class JobOnlyFields(TypedDict, total=False):
     """What has no default."""
 
     name: Required[Text]
-    train: Required[Text]
-    eval: Text | None
+    train: Required[Any]  # read by data_fields.read_sources
+    eval: Any
 
 
 Patterns = tuple[tuple[str, float], ...]
@@ -228,7 +235,7 @@ Beta = Annotated[Number, Field(ge=0, lt=1)]
 Strategy = Literal["no", "steps", "epoch"]
 
 
-class JobFields(TypedDict, total=False):
+class JobFields(DataFields, total=False):
     """What may stand in `defaults` and in a job."""
 
     r: Positive
@@ -272,5 +279,5 @@ class JobFields(TypedDict, total=False):
     device_type: Literal["cpu", "cuda"]
 
 
-JOB_FIELDS = tuple(JobFields.__annotations__)
-JOB_ONLY = tuple(JobOnlyFields.__annotations__)
+JOB_FIELDS = names_of(JobFields)
+JOB_ONLY = names_of(JobOnlyFields)

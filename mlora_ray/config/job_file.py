@@ -8,19 +8,20 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mlora_ray.config.data_fields import read_sources
 from mlora_ray.config.field_reader import FieldReader, names_of, show_value
 from mlora_ray.config.job_fields import JOB_FIELDS, JOB_ONLY, SYNONYMS, FileFields, JobFields, JobOnlyFields
 from mlora_ray.config.job_meaning import RelativeSteps, from_defaults, meaning, schedule, wrong_together
 from mlora_ray.config.peft_trl_fields import FIELDS, Harmless, Taken, is_harmless
 from mlora_ray.config.schedule_fields import SCHEDULE_KWARGS
 from mlora_ray.config.yaml_lines import Document, KeyPath, Value, dotted, read_yaml
-from mlora_ray.data.readers import HUB_PREFIX, SUFFIXES
+from mlora_ray.data.sources import DROP, TURNS, DataFile, RowSettings
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.types import BaseSpec, LoraSpec, TrainSpec
+from mlora_ray.types.storage_layout import STORAGE_FOLDER
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-RESERVED_NAMES = ("summary.json", "report.html", ".mlora")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(#[\w.\-\[\]:%]+)?")
+RESERVED_NAMES = ("summary.json", "report.html", STORAGE_FOLDER)
 LORA_NAMES = tuple(f.name for f in fields(LoraSpec))
 TRAIN_NAMES = tuple(f.name for f in fields(TrainSpec))
 FILE_FIELDS = (*names_of(FileFields), "defaults", "jobs")
@@ -28,14 +29,15 @@ FILE_FIELDS = (*names_of(FileFields), "defaults", "jobs")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFileEntry:
-    """One job as the file says it, defaults filled in. Paths are absolute, or `hub:owner/name#split`."""
+    """One job as the file says it, defaults filled in."""
 
     name: str
     line: int
     lora: LoraSpec
     train: TrainSpec
-    train_path: str
-    eval_path: str | None = None
+    train_files: tuple[DataFile, ...]
+    eval_files: tuple[DataFile, ...] = ()
+    rows: RowSettings
     tenant: str = "default"
     priority: int = 0
     deadline_at_s: float | None = None  # seconds since the Unix epoch
@@ -128,20 +130,27 @@ class _JobFileReader:
         if not isinstance(value, dict):
             return None
         only = self.fields.validated(JobOnlyFields, {k: v for k, v in value.items() if k in JOB_ONLY}, at)
-        paths = [self._data_path(only.get(which), (*at, which)) for which in ("train", "eval")]
         held = {"seed": self.seed} | from_defaults(defaults, own) | own
+        files = {which: self._files(only.get(which), (*at, which), held) for which in only if which != "name"}
         self._check_together(held, at, inherited=defaults.keys() - own.keys())
         if len(self.fields.mistakes) > before:
             return None
         decided, relative_steps = meaning(held)
         placing = {k: held[k] for k in ("tenant", "priority", "device_type") if k in held}
+        train = TrainSpec(**{k: v for k, v in decided.items() if k in TRAIN_NAMES})
         return JobFileEntry(
             name=only["name"],
             line=self.document.line(at),
             lora=LoraSpec(**{k: v for k, v in decided.items() if k in LORA_NAMES}),
-            train=TrainSpec(**{k: v for k, v in decided.items() if k in TRAIN_NAMES}),
-            train_path=str(paths[0]),
-            eval_path=paths[1],
+            train=train,
+            train_files=files["train"],
+            eval_files=files.get("eval", ()),
+            rows=RowSettings(
+                max_length=train.max_length,
+                completion_only_loss=train.completion_only_loss,
+                assistant_only_loss=held.get("assistant_only_loss", TURNS),
+                overlong=held.get("overlong", DROP),
+            ),
             deadline_at_s=held.get("deadline"),
             relative_steps=relative_steps,
             field_lines=self.default_lines | self._lines(value, at),
@@ -229,21 +238,11 @@ class _JobFileReader:
                 self.fields.add(place, dotted(place), name, f"a name of its own; line {seen[folded]} has it too")
             seen.setdefault(folded, line)
 
-    def _data_path(self, value: object, at: KeyPath) -> str | None:
-        """An absolute path, `hub:...`, or None where there is none or it is a mistake."""
-        if not isinstance(value, str):
-            return None
-        if value.startswith(HUB_PREFIX):
-            return value
-        path = (self.path.parent / Path(value).expanduser()).resolve()
-        if path.is_file():
-            return str(path)
-        if HUB_ID.fullmatch(value) and Path(value).suffix not in SUFFIXES:
-            return HUB_PREFIX + value
-        self.fields.add(
-            at, dotted(at), value, f"a file that exists, beside the job file or absolute (looked for {path})"
-        )
-        return None
+    def _files(self, value: Value, at: KeyPath, held: dict) -> tuple[DataFile, ...]:
+        """Of `train` or `eval`; none for an `eval` of null."""
+        if value is None and at[-1] == "eval":
+            return ()
+        return read_sources(self.fields, self.path.parent.resolve(), value, at, held)
 
 
 def _without(values: dict[str, Value], *names: str) -> dict[str, Value]:

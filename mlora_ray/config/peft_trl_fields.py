@@ -192,8 +192,9 @@ TRAINING_ARGUMENTS: dict[str, Taken | Harmless] = {
     "local_rank": ANY,
 }
 
-# `dataset_text_field` and `assistant_only_loss` stand with the fields of the rows.
 SFT_CONFIG: dict[str, Taken | Harmless] = {
+    "dataset_text_field": Taken("dataset_text_field"),
+    "assistant_only_loss": Taken("assistant_only_loss"),
     "max_length": Taken("max_length"),
     "completion_only_loss": Taken("completion_only_loss", is_nullable=True),
     "model_init_kwargs": Harmless(({},), "use base and dtype at the top of the file"),

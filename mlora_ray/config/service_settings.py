@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from mlora_ray.policies.models.step_time import UNKNOWN, StepTimeModel, StepTimes
 from mlora_ray.types import AutoscaleSettings, HostType, MemoryModel
+from mlora_ray.types.storage_layout import StorageLayout
 
-OURS = ".mlora"
 ONE_HOST = AutoscaleSettings(min_hosts=1, max_hosts=1)
 
 
@@ -45,23 +45,22 @@ class ServiceSettings:
         return next(found, None)
 
     @property
-    def ours(self) -> str:
-        return f"{self.storage}/{OURS}"
+    def layout(self) -> StorageLayout:
+        return StorageLayout(self.storage)
 
     @property
     def bundle_root(self) -> str:
-        return f"{self.ours}/bundles"
+        return self.layout.bundles
 
     @property
     def data_root(self) -> str:
-        return f"{self.ours}/data"
+        return self.layout.data
 
     @property
     def probe_uri(self) -> str:
-        """A file that is there when the storage is."""
-        return f"{self.ours}/probe"
+        return self.layout.probe
 
     @property
     def decisions_uri(self) -> str:
         """Empty where the storage is not a local path: an object store cannot be appended to."""
-        return "" if "://" in self.storage or not self.is_logging_decisions else f"{self.ours}/decisions.jsonl"
+        return "" if "://" in self.storage or not self.is_logging_decisions else self.layout.decisions

@@ -24,7 +24,6 @@ REFRESH_S = 8.0  # within which all of them are written once: Ray forgets them a
 MAX_COST_GAP_S = 60.0  # a longer silence is not charged: nobody saw whether the hosts lived
 OTHER = "other"
 FINAL = frozenset(state for state in JobState if state.is_final)
-IN_TRAINING = (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)
 
 
 _Detail = tuple[str, float, dict[str, str]]  # metric, value, tags
@@ -148,7 +147,7 @@ class Metrics:
                 yield "mlora_host_drift_ratio", host.step_time_drift, tags
 
     def _of_jobs(self, jobs: Sequence[JobStatus], owners: Mapping[str, str]) -> Iterator[_Detail]:
-        for job in islice((job for job in jobs if job.state in IN_TRAINING), MAX_JOBS):
+        for job in islice((job for job in jobs if job.state.is_on_host), MAX_JOBS):
             tags = {"job": job.name, "tenant": self._tenant(owners.get(job.name, "default"))}
             yield "mlora_job_progress_ratio", job.step / max(1, job.total_steps), tags
             yield "mlora_job_throughput_tokens_per_second", job.tokens_per_s, tags

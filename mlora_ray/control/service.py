@@ -9,6 +9,7 @@ from collections.abc import Sequence, Set
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.hosts.fleet import Fleet
+from mlora_ray.control.hosts.managed_host import HostTable
 from mlora_ray.control.jobs.placement import Placement
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.control.transport import HostConnection, Transport
@@ -41,8 +42,9 @@ class PlacementService:
         self._db.take_lease(holder, max(MIN_PATIENCE_S, 8 * settings.tick_s))
         write_file(settings.probe_uri, b"every host reads this file before it starts\n")
         policy = load_policy(settings.policy, settings.step_times, settings.tenant_shares)
-        self.placement = Placement(self._db, policy, settings, clock, metrics)
-        self.fleet = Fleet(transport, self._db, self.placement, settings, clock, metrics)
+        hosts = HostTable()
+        self.placement = Placement(self._db, hosts, policy, settings, clock, metrics)
+        self.fleet = Fleet(transport, self._db, hosts, self.placement, settings, clock, metrics)
         self.fleet.adopt()
         self._started_s = clock.elapsed_s()
         self._samples: list[tuple[float, float]] = []
@@ -101,7 +103,7 @@ class PlacementService:
         """A point of the throughput curve, up to the end of training."""
         if self.placement.is_done() and self._samples and self._samples[-1][1] == 0.0:
             return
-        rate = sum(h.report.tokens_per_s for h in self.placement.hosts.values())
+        rate = sum(h.report.tokens_per_s for h in self.placement.hosts.living())
         rate = 0.0 if self.placement.is_done() else rate
         self._samples.append((self._clock.elapsed_s() - self._started_s, rate))
         if len(self._samples) > MAX_SAMPLES:
@@ -124,7 +126,7 @@ class PlacementService:
         machine = Machine(host_type.device, host_type.threads)
         base = request.specs[0].base.id if request.specs else ""
         self._db.add_run(command=request.command, base=base, machine=machine, started_at_s=self._clock.now_s())
-        self.placement.submit(request.specs, dict(request.state_bytes))
+        self.placement.commands.submit(request.specs, dict(request.state_bytes))
 
     def _note_unprofiled(self, bases: Set[str]) -> None:
         """Profiles of other bases say nothing of these: the policy goes by what hosts show."""
@@ -141,13 +143,13 @@ class PlacementService:
         return Mistake(file=file, job=spec.name, field="device_type", value=spec.device_type, allowed=allowed)
 
     def pause(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.placement.pause(self._known(names)))
+        return tuple(self.placement.commands.pause(self._known(names)))
 
     def resume(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.placement.queue(self._known(names)))
+        return tuple(self.placement.commands.queue(self._known(names)))
 
     def cancel(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(self.placement.cancel(self._known(names)))
+        return tuple(self.placement.commands.cancel(self._known(names)))
 
     def _known(self, names: Sequence[str]) -> Sequence[str]:
         """Raises InputError for names of no job."""
@@ -172,7 +174,7 @@ class PlacementService:
 
     def evaluator(self, requests: Sequence[CrossRequest]) -> HostConnection:
         """A host that can evaluate these. Raises MloraError when none is alive."""
-        return self.fleet.line_of(requests[0].spec.base.id)
+        return self.fleet.connection_to(requests[0].spec.base.id)
 
     # -- what users see
 
@@ -181,7 +183,7 @@ class PlacementService:
         self._known(names)
         error = error or self.fleet.error
         is_done = bool(error) or self.placement.is_done(names)
-        phase = "done" if is_done else "training" if self.placement.hosts else "starting"
+        phase = "done" if is_done else "training" if self.placement.hosts.living() else "starting"
         status = self.placement.status(names, phase, error)
         jobs = tuple(self._explained(job) for job in status.jobs)
         return dataclasses.replace(status, jobs=jobs, warnings=(*status.warnings, *self.fleet.warnings))

@@ -1,147 +1,99 @@
-"""Reading rows from JSONL, a JSON list, Parquet or a Hub data set. Every mistake names the file and the line."""
+"""Reading the rows of a file, a folder or a Hub data set. Every mistake names the file and the line.
+
+One rule for all of them: null is absent.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from mlora_ray.errors import InputError, Mistake
+from mlora_ray.data.sources import COMPRESSIONS, FORMATS, HUB_PREFIX, DataFile, format_of_name
+from mlora_ray.data.text_files import MistakeList, RawRow, read_text_rows
 
-HUB_PREFIX = "hub:"
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
-MAX_SHOWN = 20
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 HUB_TIMEOUT_S = 3.0
-SPACE = re.compile(r"\s*")
+DEFAULT_SPLIT = "train"
+MAX_DEPTH = 100  # of values within values; templates and errors go through them by recursion
 
 
-class RawRow(NamedTuple):
-    """One row as it was written. `line` is 0 where the file has no lines (Parquet, Hub); `number` is 1-based."""
-
-    number: int
-    line: int
-    value: object
-
-
-class MistakeList:
-    """The mistakes of one file: the first `MAX_SHOWN` are kept, all are counted."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.shown: list[Mistake] = []
-        self.count = 0
-
-    def add(self, field: str, value: object, allowed: str, line: int = 0) -> None:
-        self.count += 1
-        if len(self.shown) < MAX_SHOWN:
-            text = value if isinstance(value, str) else repr(value)
-            text = text if len(text) <= 80 else text[:77] + "..."
-            self.shown.append(Mistake(file=self.file, field=field, value=text, allowed=allowed, line=line))
-
-    def raise_any(self) -> None:
-        """Raise InputError if there is any mistake."""
-        if not self.count:
-            return
-        more = self.count - len(self.shown)
-        last = (
-            [Mistake(file=self.file, field=f"and {more} more", value="", allowed="mended after these")] if more else []
-        )
-        raise InputError(self.shown + last)
-
-
-def read_rows(source: str) -> list[RawRow]:
-    """All rows of `source`: a path, or `hub:owner/name` with an optional `#split`. Raises InputError."""
-    mistakes = MistakeList(source)
+def read_rows(file: DataFile) -> list[RawRow]:
+    """The rows of `file` that its split and slice take, nulls left out. Raises InputError."""
+    mistakes = MistakeList(file.place)
     rows: list[RawRow] = []
-    if source.startswith(HUB_PREFIX):
-        rows = _read_hub(source.removeprefix(HUB_PREFIX), mistakes)
-    elif not (path := Path(source)).is_file():
+    path = Path(file.path)
+    if file.is_hub:
+        rows = _read_hub(file, mistakes)
+    elif path.is_dir():
+        rows = _read_folder(file, mistakes)
+    elif not path.is_file():
         mistakes.add("file", "", "a readable file; there is none of this name")
-    elif path.suffix == ".parquet":
-        rows = _read_parquet(path, mistakes)
-    elif path.suffix in SUFFIXES:
-        text = _read_text(path, mistakes)
-        if text is not None:
-            read = _json_list if path.suffix == ".json" and text.lstrip().startswith("[") else _json_lines
-            rows = list(read(text, mistakes))
+    elif file.split or file.subset:
+        named = file.split or file.subset
+        mistakes.add("split", named, "a slice such as [:90%]; a file has no splits, a folder or a data set may")
     else:
-        mistakes.add("file", path.suffix, f"one of {', '.join(SUFFIXES)}")
+        rows = _part_of(_read_file(path, mistakes), file.part, mistakes)
     if not rows and not mistakes.count:
         mistakes.add("file", "", "at least one row; it is empty")
+    found = [row._replace(value=_without_nulls(row, mistakes)) for row in rows]
     mistakes.raise_any()
-    return rows
+    return found
 
 
-def _read_text(path: Path, mistakes: MistakeList) -> str | None:
+def without_nulls(value: object, depth: int = 0) -> object:
+    """`value` with every null field of every object left out: a column-wise file has all fields in every row.
+
+    Raises RecursionError below `MAX_DEPTH`.
+    """
+    if depth > MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, dict):
+        return {k: without_nulls(v, depth + 1) for k, v in value.items() if v is not None}
+    return [without_nulls(v, depth + 1) for v in value] if isinstance(value, list) else value
+
+
+def _without_nulls(row: RawRow, mistakes: MistakeList) -> object:
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        mistakes.add("file", "", f"a readable file: {error.strerror}")
+        return without_nulls(row.value)
+    except RecursionError:
+        field = "row" if row.line else f"row {row.number}"
+        mistakes.add(field, "", f"values within each other at most {MAX_DEPTH} deep", row.line)
         return None
+
+
+def _read_file(path: Path, mistakes: MistakeList) -> list[RawRow]:
+    found = format_of_name(path.name)
+    if found is None:
+        allowed = f"a name that ends in {', '.join(FORMATS)}, and all but Parquet then in {', '.join(COMPRESSIONS)}"
+        mistakes.add("file", path.suffix or path.name, allowed)
+        return []
+    suffix, compression = found
+    if suffix == ".parquet":
+        return _read_parquet(path, mistakes)
+    return read_text_rows(path, suffix, compression, mistakes)
+
+
+def _part_of(rows: list[RawRow], part: str, mistakes: MistakeList) -> list[RawRow]:
+    if not part or not rows:
+        return rows
+    start, end = _bounds(part, len(rows), mistakes)
+    return rows[start:end]
+
+
+def _bounds(part: str, num_rows: int, mistakes: MistakeList) -> tuple[int, int]:
+    """The rows [start, end) that a slice takes, rounded as `datasets` rounds."""
+    from datasets import ReadInstruction
+
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        mistakes.add("encoding", f"byte 0x{raw[error.start]:02x}", "UTF-8 text", line)
-        return None
-
-
-def _json_lines(text: str, mistakes: MistakeList) -> Iterator[RawRow]:
-    number = 0
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        number += 1
-        try:
-            yield RawRow(number, line, json.loads(content))
-        except (ValueError, RecursionError) as error:
-            mistakes.add("json", _around(content, _pos(error)), f"one JSON object a line; {_reason(error)}", line)
-
-
-def _json_list(text: str, mistakes: MistakeList) -> Iterator[RawRow]:
-    """Rows of a JSON list, each with the line it starts on."""
-    decoder = json.JSONDecoder()
-    at, line, counted, number = text.index("[") + 1, 1, 0, 0
-    while True:
-        at = _skip(text, at)
-        if text[at : at + 1] == "]" and _skip(text, at + 1) == len(text):
-            return
-        line, counted = line + text.count("\n", counted, at), at
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            pos = _pos(error, at)
-            line = text.count("\n", 0, pos) + 1
-            mistakes.add("json", _around(text, pos), f"a JSON list of objects; {_reason(error)}", line)
-            return
-        number += 1
-        yield RawRow(number, line, value)
-        at = _skip(text, at)
-        if text[at : at + 1] not in (",", "]"):
-            mistakes.add("json", _around(text, at), "a comma or the end of the list", text.count("\n", 0, at) + 1)
-            return
-        at += text[at] == ","
-
-
-def _skip(text: str, at: int) -> int:
-    match = SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def _pos(error: Exception, start: int = 0) -> int:
-    return error.pos if isinstance(error, json.JSONDecodeError) else start
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-
-
-def _around(text: str, pos: int) -> str:
-    return text[max(0, pos - 20) : pos + 20].strip()
+        (taken,) = ReadInstruction.from_spec(f"rows[{part}]").to_absolute({"rows": num_rows})
+    except (ValueError, AssertionError) as error:
+        mistakes.add("split", f"[{part}]", f"a slice such as [:90%] or [100:200]: {error}")
+        return 0, 0
+    if taken.from_ >= taken.to:
+        mistakes.add("split", f"[{part}]", f"a slice with at least one of the {num_rows} rows")
+    return taken.from_, taken.to
 
 
 def _read_parquet(path: Path, mistakes: MistakeList) -> list[RawRow]:
@@ -149,11 +101,11 @@ def _read_parquet(path: Path, mistakes: MistakeList) -> list[RawRow]:
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        rows = pyarrow.parquet.ParquetFile(path).read().to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         mistakes.add("file", "", f"a Parquet file: {str(error).splitlines()[0]}")
         return []
-    return [RawRow(i, 0, _without_nulls(row)) for i, row in enumerate(rows, start=1)]
+    return [RawRow(i, 0, row) for i, row in enumerate(rows, start=1)]
 
 
 def _is_hub_reachable() -> bool:
@@ -172,22 +124,52 @@ def _is_hub_reachable() -> bool:
     return True
 
 
-def _read_hub(name: str, mistakes: MistakeList) -> list[RawRow]:
+def _read_hub(file: DataFile, mistakes: MistakeList) -> list[RawRow]:
     import datasets
 
-    repo, _, split = name.partition("#")
+    repo = file.path.removeprefix(HUB_PREFIX)
+    if not Path(repo).is_absolute() and Path(repo).exists():  # `datasets` would read it in place of the Hub's
+        allowed = f"a Hub data set; the working directory has {repo}, which would be read instead: start elsewhere"
+        mistakes.add("data set", repo, allowed)
+        return []
     if not (datasets.config.HF_HUB_OFFLINE or Path(repo).is_dir() or _is_hub_reachable()):
         datasets.config.HF_HUB_OFFLINE = True  # the cache at once, in place of retries for half a minute
+    fix = "a file, or a Hub data set (owner/name, owner/name[split]) that is in the cache or reachable"
+    return _loaded(file, repo, fix, mistakes)
+
+
+def _read_folder(file: DataFile, mistakes: MistakeList) -> list[RawRow]:
+    fix = "a folder of data files, or one saved by save_to_disk, with this split"
+    return _loaded(file, file.path, fix, mistakes)
+
+
+def _loaded(file: DataFile, place: str, fix: str, mistakes: MistakeList) -> list[RawRow]:
+    import pyarrow
+
     try:
-        rows = datasets.load_dataset(repo, split=split or "train")
-        return [RawRow(i, 0, _without_nulls(row)) for i, row in enumerate(rows, start=1)]
-    except (OSError, ValueError, RuntimeError, LookupError) as error:  # not found, no network, no such split
+        rows = _dataset(file, place)
+        start, end = _bounds(file.part, len(rows), mistakes) if file.part else (0, len(rows))
+        return [RawRow(i, 0, row) for i, row in enumerate(rows.select(range(start, end)), start=start + 1)]
+    # Not found, no network, no such split, files that are none, a column whose library is missing.
+    except (OSError, ValueError, RuntimeError, LookupError, ImportError, pyarrow.ArrowException) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        fix = "a file, or a Hub data set (owner/name, owner/name#split) that is in the cache or reachable"
-        mistakes.add("data set", repo, f"{fix}: {reason}")
+        mistakes.add("data set", str(file).removeprefix(HUB_PREFIX), f"{fix}: {reason}")
         return []
 
 
-def _without_nulls(row: object) -> object:
-    """A column-wise file has every column in every row: a null is a field that was not written."""
-    return {k: v for k, v in row.items() if v is not None} if isinstance(row, dict) else row
+def _dataset(file: DataFile, place: str) -> Dataset:
+    """One split of a folder that `save_to_disk` wrote, of a folder of data files, or of the Hub."""
+    import datasets
+
+    saved = Path(place)
+    if (saved / "state.json").is_file() and not file.split:
+        return datasets.load_from_disk(place)
+    if (saved / "state.json").is_file():
+        raise ValueError("it was saved without splits; a slice such as [:90%] takes a part")
+    if (saved / "dataset_dict.json").is_file():
+        splits = datasets.load_from_disk(place)
+        split = file.split or DEFAULT_SPLIT
+        if split not in splits:
+            raise ValueError(f"split {split!r} is none of {', '.join(map(str, splits))}")
+        return splits[split]
+    return datasets.load_dataset(place, file.subset or None, split=file.split or DEFAULT_SPLIT)

@@ -1,6 +1,6 @@
 """Rows of a file -> token ids and which of them are targets of the loss.
 
-Formats, by the fields of the first row: `messages` | `prompt` + `completion` | `instruction` (+ `input`) + `output` |
+Formats, by the columns of the first row: `messages` | `prompt` + `completion` | `instruction` (+ `input`) + `output` |
 `text`. The base's chat template renders all but `text`; the loss then falls on what the assistant says.
 """
 
@@ -9,80 +9,126 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlora_ray.data.chat_template import KNOWN_FORMATS, Rendered, RowError, Span, format_of, render
-from mlora_ray.data.readers import MistakeList, RawRow, read_rows
+from mlora_ray.data.chat_template import Span, has_generation_marks
+from mlora_ray.data.readers import read_rows
+from mlora_ray.data.rendering import Rendered, TargetRule, render
+from mlora_ray.data.row_formats import (
+    HOW_TO_MAP,
+    KNOWN_FORMATS,
+    Row,
+    RowError,
+    checked,
+    format_of,
+    missing_columns,
+    renamed,
+    unread,
+)
+from mlora_ray.data.sources import ERROR, MARKED, TRUNCATE, DataFile, RowSettings
+from mlora_ray.data.text_files import MistakeList, RawRow
 from mlora_ray.data.tokenized_rows import Rows, make_rows
 from mlora_ray.errors import InputError, Mistake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Pair = tuple[list[int], list[bool]]  # token ids, is_target
+
+class TokenizedRow(NamedTuple):
+    raw: RawRow
+    ids: list[int]
+    is_target: list[bool]
+    is_straddling: bool  # a token begins before a target and reaches into it; it is a target
+    had_start: bool  # its text began with the token that the tokenizer puts first: there is one of it
 
 
 class Prepared(NamedTuple):
+    """The rows of one file, and what became of the others. `overlong`: why rows were dropped, if any were."""
+
     rows: Rows
+    num_read: int
     num_truncated: int
+    num_dropped: int
+    num_straddling: int
+    num_with_start: int
+    unread: tuple[str, ...]  # columns and fields of messages that nothing reads
+    overlong: Mistake | None
 
 
-def prepare_rows(
-    entry_path: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    completion_only_loss: bool = True,
-) -> Prepared:
-    """Tokenised rows of `entry_path`, cut at the end to `max_length` tokens. Raises InputError with every mistake."""
+def prepare_rows(file: DataFile, tokenizer: PreTrainedTokenizerBase, settings: RowSettings) -> Prepared:
+    """Tokenised rows of `file`, cut at the end to `max_length` tokens; none where all are overlong.
+
+    Raises InputError with every mistake.
+    """
     if not tokenizer.is_fast:
         allowed = "a base with a fast tokenizer (tokenizer.json)"
-        raise InputError([Mistake(file=entry_path, field="tokenizer", value=type(tokenizer).__name__, allowed=allowed)])
-    raw = read_rows(entry_path)
-    mistakes = MistakeList(entry_path)
-    kept, rendered = _render_all(raw, tokenizer, mistakes)
-    pairs = _tokenise(rendered, tokenizer, everything=not completion_only_loss)
-    prepared = _cut(pairs, kept, max_length, mistakes)
+        raise InputError([Mistake(file=str(file), field="tokenizer", value=type(tokenizer).__name__, allowed=allowed)])
+    raw = read_rows(file)
+    mistakes = MistakeList(file.place)
+    for field, value, allowed in missing_columns((row.value for row in raw), file):
+        mistakes.add(field, value, allowed)
+    mistakes.raise_any()
+    raw = [row._replace(value=renamed(row.value, file)) for row in raw]
+    row_format = _format_of_file(raw[0], file, tokenizer, settings, mistakes)
+    kept, rendered = _render_all(raw, file, row_format, tokenizer, settings, mistakes)
+    # A template writes its own first token; text without one gets the tokenizer's (Llama's <s>), as at inference.
+    add_special = row_format == "text" or not tokenizer.chat_template
+    tokenized = _tokenise(kept, rendered, tokenizer, add_special)
+    template = str(tokenizer.get_chat_template()) if tokenizer.chat_template else ""
+    columns = unread((row.value for row in kept if isinstance(row.value, dict)), row_format, template)
+    prepared = _cut(tokenized, settings, columns, mistakes)
     mistakes.raise_any()
     return prepared
 
 
+def _format_of_file(
+    first: RawRow, file: DataFile, tokenizer: PreTrainedTokenizerBase, settings: RowSettings, mistakes: MistakeList
+) -> str:
+    """The format of the first row, which all others share. Raises InputError."""
+    found = format_of(first.value, file)
+    if found is None:
+        is_row = isinstance(first.value, dict)
+        shown = ", ".join(map(str, first.value)) if isinstance(first.value, dict) else first.value
+        allowed = f"{KNOWN_FORMATS}; {HOW_TO_MAP}" if is_row else f"an object with the columns {KNOWN_FORMATS}"
+        mistakes.add(_field(first, "fields" if is_row else "row"), shown, allowed, first.line)
+    elif settings.assistant_only_loss == MARKED and (found == "text" or not has_generation_marks(tokenizer)):
+        what = "rows of a conversation" if found == "text" else "a chat template with {% generation %} marks"
+        allowed = f"{what}, for true; turns finds the assistant's turns without marks, false is the whole conversation"
+        mistakes.add("assistant_only_loss", "true", allowed)
+    mistakes.raise_any()
+    return str(found)
+
+
 def _render_all(
-    raw: list[RawRow], tokenizer: PreTrainedTokenizerBase, mistakes: MistakeList
+    raw: list[RawRow],
+    file: DataFile,
+    row_format: str,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RowSettings,
+    mistakes: MistakeList,
 ) -> tuple[list[RawRow], list[Rendered]]:
     """The rows without a mistake, and their text."""
-    first = format_of(raw[0].value)
+    rule = TargetRule(settings.completion_only_loss, settings.assistant_only_loss)
     kept: list[RawRow] = []
     rendered: list[Rendered] = []
     for row in raw:
         try:
-            rendered.append(render(_checked(row.value, first), str(first), tokenizer))
+            value: Row = checked(row.value, row_format, file)
+            rendered.append(render(value, row_format, tokenizer, rule))
             kept.append(row)
         except RowError as error:
             mistakes.add(_field(row, error.field), error.value, error.allowed, row.line)
     return kept, rendered
 
 
-def _checked(value: object, first: str | None) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise RowError("row", value, f"an object with the fields {KNOWN_FORMATS}")
-    found = format_of(value, first)
-    shown = ", ".join(map(str, value))
-    if found is None:
-        raise RowError("fields", shown, KNOWN_FORMATS)
-    if found != first:
-        raise RowError("fields", shown, f"{first}, the format of the first row" if first else "one format in a file")
-    return value
-
-
 def _field(row: RawRow, field: str) -> str:
     return field if row.line else f"row {row.number}: {field}"
 
 
-def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, *, everything: bool) -> list[Pair]:
-    """Ids and targets of every row. A token is a target when it starts inside a span."""
+def _tokenise(
+    raw: Sequence[RawRow], rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, add_special: bool
+) -> list[TokenizedRow]:
+    """Ids and targets of every row. A token is a target when part of it is inside a span."""
     if not rendered:
         return []
-    # A template writes its own first token; text without one gets the tokenizer's (Llama's <s>), as at inference.
-    add_special = rendered[0].spans is None or not tokenizer.chat_template
     encoded = tokenizer(
         [r.text for r in rendered],
         add_special_tokens=add_special,
@@ -90,51 +136,84 @@ def _tokenise(rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, 
         return_attention_mask=False,
         verbose=False,
     )
-    pairs: list[Pair] = []
-    for row, ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    out: list[TokenizedRow] = []
+    for row, text, ids, offsets in zip(raw, rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         if add_special and len(ids) > 1 and ids[-1] == ids[-2] == tokenizer.eos_token_id:
             ids, offsets = ids[:-1], offsets[:-1]
-        targets = [True] * len(ids) if everything or row.spans is None else _inside(row.spans, offsets)
-        pairs.append((ids, targets))
-    return pairs
+        had_start = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id and offsets[0][0] == offsets[0][1]
+        if had_start:
+            ids, offsets = ids[1:], offsets[1:]
+        targets = [True] * len(ids) if text.spans is None else _inside(text.spans, offsets)
+        straddling = text.spans is not None and _straddles(text.spans, offsets)
+        out.append(TokenizedRow(row, ids, targets, straddling, had_start))
+    return out
 
 
 def _inside(spans: list[Span], offsets: list[tuple[int, int]]) -> list[bool]:
-    """Whether each token starts inside a span. A token without width (trimmed spaces) goes with the one before."""
+    """Whether each token reaches into a span. A token without width (trimmed spaces) goes with the one before."""
     out: list[bool] = []
     at = 0
     for start, end in offsets:
         while at < len(spans) - 1 and start >= spans[at][1]:
             at += 1
-        is_in = spans[at][0] <= start < spans[at][1]
+        is_in = start < spans[at][1] and end > spans[at][0]
         out.append(is_in if end > start else bool(out and out[-1]))
     return out
 
 
-def _cut(pairs: list[Pair], raw: list[RawRow], max_length: int, mistakes: MistakeList) -> Prepared:
-    """Cut rows at the end. A row that keeps no target is a mistake; a row's first token is never one.
+def _straddles(spans: list[Span], offsets: list[tuple[int, int]]) -> bool:
+    """Whether a token begins before a span and reaches into it.
 
-    Rows that a longer `max_length` would mend are one mistake with their number.
+    Some tokenizers leave the space out of the offsets of a token that begins with one: the gap is the token's too.
     """
-    kept: list[Pair] = []
-    emptied: list[tuple[RawRow, int, int]] = []  # row, its first target's token, its tokens; both from 1
-    num_truncated = 0
-    for (ids, targets), row in zip(pairs, raw, strict=True):
-        if len(ids) > max_length:
-            num_truncated += 1
-        first = next((i for i, t in enumerate(targets) if t and i), None)
+    starts = {start for start, _ in spans if start}
+    before = 0
+    for start, end in offsets:
+        if end > start and any(at in starts for at in range(min(start, before) + 1, end)):
+            return True
+        before = max(before, end)
+    return False
+
+
+def _cut(
+    tokenized: list[TokenizedRow], settings: RowSettings, columns: tuple[str, ...], mistakes: MistakeList
+) -> Prepared:
+    """Cut rows at the end. A row's first token is never a target; a row that has no other is a mistake.
+
+    A row that only `max_length` leaves without one is dropped, kept or a mistake, as `overlong` says.
+    """
+    max_length = settings.max_length
+    kept: list[TokenizedRow] = []
+    emptied: list[tuple[TokenizedRow, int]] = []  # row, its first target's token from 1
+    for row in tokenized:
+        first = next((i for i, t in enumerate(row.is_target) if t and i), None)
         if first is None:
-            mistakes.add(
-                _field(row, "row"), "", f"one with a target: row has no target; the row has {len(ids)} tokens", row.line
-            )
-        elif first >= max_length:
-            emptied.append((row, first + 1, len(ids)))
-        else:
-            kept.append((ids[:max_length], targets[:max_length]))
-    if emptied:
-        row, token, num_tokens = emptied[0]
-        its = f"its first is token {token}; the row has {num_tokens} tokens"
-        who = "row has no target" if len(emptied) == 1 else f"{len(emptied)} of {len(raw)} rows have no target: in row"
-        why = f"{who}: {its}" if len(emptied) == 1 else f"{who} {row.number} {its}"
-        mistakes.add("max_length", str(max_length), f"larger: {why}", row.line)
-    return Prepared(make_rows(kept), num_truncated)
+            allowed = f"one with a target: row has no target; the row has {len(row.ids)} tokens"
+            mistakes.add(_field(row.raw, "row"), "", allowed, row.raw.line)
+            continue
+        if first >= max_length:
+            emptied.append((row, first + 1))
+        if first < max_length or settings.overlong == TRUNCATE:
+            kept.append(row)
+    overlong = _overlong(emptied, len(tokenized), max_length, mistakes.file) if emptied else None
+    if overlong and settings.overlong == ERROR:
+        mistakes.add(overlong.field, overlong.value, overlong.allowed, overlong.line)
+    return Prepared(
+        rows=make_rows([(row.ids[:max_length], row.is_target[:max_length]) for row in kept]),
+        num_read=len(tokenized),
+        num_truncated=sum(len(row.ids) > max_length for row in kept),
+        num_dropped=len(tokenized) - len(kept),
+        num_straddling=sum(row.is_straddling for row in kept),
+        num_with_start=sum(row.had_start for row in kept),
+        unread=columns,
+        overlong=overlong,
+    )
+
+
+def _overlong(emptied: list[tuple[TokenizedRow, int]], num_rows: int, max_length: int, file: str) -> Mistake:
+    """Rows that a longer `max_length` would mend, as one mistake with their number."""
+    row, token = emptied[0]
+    its = f"its first is token {token}; the row has {len(row.ids)} tokens"
+    many = f"{len(emptied)} of {num_rows} rows have no target: in row {row.raw.number} {its}"
+    allowed = f"larger: row has no target: {its}" if len(emptied) == 1 else f"larger: {many}"
+    return Mistake(file=file, field="max_length", value=str(max_length), allowed=allowed, line=row.raw.line)

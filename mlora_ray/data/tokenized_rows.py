@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,22 @@ def make_rows(pairs: list[tuple[list[int], list[bool]]]) -> Rows:
     flat = [t for tokens, _ in pairs for t in tokens]
     target = [t for _, targets in pairs for t in targets]
     return Rows(np.asarray(flat, np.int32), np.asarray(target, bool), offsets)
+
+
+def take_rows(rows: Rows, index: np.ndarray) -> Rows:
+    """The rows `index`, int64 [I], in that order; a row may come more than once."""
+    lengths = rows.lengths[index]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    at = np.arange(offsets[-1]) + np.repeat(rows.offsets[index] - offsets[:-1], lengths)
+    return Rows(rows.tokens[at], rows.is_target[at], offsets)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one part after the other."""
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([part.lengths for part in parts]))]).astype(np.int64)
+    return Rows(
+        np.concatenate([part.tokens for part in parts]), np.concatenate([part.is_target for part in parts]), offsets
+    )
 
 
 def to_bytes(rows: Rows) -> bytes:

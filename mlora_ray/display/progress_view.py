@@ -8,6 +8,7 @@ All time comes in as `RunStatus.elapsed_s`; the view holds no state but what it 
 
 from __future__ import annotations
 
+import importlib.util
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -47,7 +48,9 @@ class ProgressView:
         self._ended: set[str] = set()
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        # In a notebook rich draws in place through ipywidgets; without them there are plain lines, as in a file.
+        is_notebook = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        if self._console.is_terminal or is_notebook:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         return self

@@ -35,6 +35,9 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
             _plain(console, "\t".join(cells))
     if len(jobs) > len(shown):
         _plain(console, f"… and {count(len(jobs) - len(shown), 'more job')} in summary.json")
+    dropped = [job for job in summary["jobs"] if job.get("dropped_rows")]
+    for job in dropped[:MAX_PRINTED_JOBS]:
+        _plain(console, f"{job['name']}: {count(job['dropped_rows'], 'row')} dropped, no target within max_length")
     for held in summary["failed"]:
         _plain(console, f"failed {held['name']}: {held['error']}", style="red")
     _plain(console, _last_line(summary))

@@ -139,17 +139,7 @@ class Engine:
         return self._pager.fetch(training) or training.fresh_state("cpu")
 
     def progress(self, name: str, epoch: int = 0) -> Progress:
-        t = self._trainings[name]
-        return Progress(
-            job=name,
-            epoch=epoch,
-            step=t.step,
-            total_steps=t.spec.total_steps,
-            loss=t.last_loss,
-            num_tokens=t.trained_tokens,
-            is_resident=t.state is not None,
-            tokens_per_s=t.tokens_per_s,
-        )
+        return self._trainings[name].progress(epoch)
 
     @property
     def num_page_outs(self) -> int:

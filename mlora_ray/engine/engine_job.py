@@ -13,7 +13,7 @@ from mlora_ray.engine.adapter_state import AdapterState
 from mlora_ray.engine.optimizer import clip_, optimizer_step_
 from mlora_ray.engine.packed_row import Request, Scratch
 from mlora_ray.engine.schedule import learning_rate
-from mlora_ray.types import BUFFER_ROWS, JobSpec, StepReport
+from mlora_ray.types import BUFFER_ROWS, JobSpec, Progress, StepReport
 
 
 class NanoBatch(NamedTuple):
@@ -61,6 +61,19 @@ class EngineJob:
 
     def fresh_state(self, device: str) -> AdapterState:
         return AdapterState.fresh(self.layout, self.spec.lora, self.spec.train, device)
+
+    def progress(self, epoch: int) -> Progress:
+        """Where it stands, for the owner of this epoch."""
+        return Progress(
+            job=self.spec.name,
+            epoch=epoch,
+            step=self.step,
+            total_steps=self.spec.total_steps,
+            loss=self.last_loss,
+            num_tokens=self.trained_tokens,
+            is_resident=self.state is not None,
+            tokens_per_s=self.tokens_per_s,
+        )
 
     # -- an open step --------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import numpy as np
 
@@ -23,6 +24,8 @@ def peft_tensors(state: AdapterState) -> dict[str, np.ndarray]:
 
 def peft_config(lora: LoraSpec, layout: AdapterLayout, base_path: str) -> dict:
     """`adapter_config.json` as PEFT writes it, with the modules spelled out."""
+    # PEFT imports bitsandbytes, which warns on some CPUs that a kernel it would fetch from the Hub is not there.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig
 
     init: bool | str = {"kaiming": True, "random": False}.get(lora.init_lora_weights, lora.init_lora_weights)

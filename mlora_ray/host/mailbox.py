@@ -129,7 +129,7 @@ class Mailbox:
             self._progress = {(p.job, p.epoch): p for p in [*map(_expected, waiting), *progress]}
             self._facts = facts
 
-    def fenced_jobs(self, held: Iterable[tuple[str, int]]) -> list[str]:
+    def fenced_jobs(self, here: Iterable[tuple[str, int]]) -> list[str]:
         """Names of those that another host owns by now, or nobody.
 
         Said twice: one statement may be older than an adapter that has just arrived.
@@ -138,7 +138,7 @@ class Mailbox:
             owned, self._owned = self._owned, None
         if owned is None:
             return []
-        missing = set(held) - owned
+        missing = set(here) - owned
         gone, self._doubted = missing & self._doubted, missing
         return [name for name, _ in gone]
 

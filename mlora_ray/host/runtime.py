@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mlora_ray.clock import Clock, SystemClock
 from mlora_ray.errors import MloraError, StorageError
@@ -19,11 +19,10 @@ from mlora_ray.host import loading
 from mlora_ray.host.cross_evaluation import cross_evaluate
 from mlora_ray.host.hosted_job import HostedJob
 from mlora_ray.host.mailbox import Mailbox
-from mlora_ray.host.row_size_tuner import RowSizeTuner
+from mlora_ray.host.progress_report import ProgressReport
+from mlora_ray.host.save_queue import NUM_WRITERS, SaveQueue
 from mlora_ray.host.snapshot_writer import SnapshotWriter
-from mlora_ray.host.throughput import RateMeter
 from mlora_ray.types import (
-    STORAGE_FAILURE,
     Ack,
     Arrival,
     Assignment,
@@ -33,18 +32,12 @@ from mlora_ray.types import (
     HostReport,
     HostSettings,
     MovedState,
-    Progress,
     Release,
     StepReport,
 )
 
 if TYPE_CHECKING:
     from mlora_ray.engine.engine import Engine
-
-FIRST_BACKOFF_S = 0.5  # doubled each time: five attempts take 7.5 s
-MAX_BACKOFF_S = 30.0
-NUM_WRITERS = 4  # an object store answers slowly, not one at a time
-SHOW_EVERY_S = 0.2
 
 T = TypeVar("T")
 
@@ -60,16 +53,12 @@ class HostRuntime:
         self._settings, self._engine, self._clock = settings, engine, clock or SystemClock()
         self._base = engine.base.spec.id
         self._elapsed_s = self._clock.elapsed_s
-        self._num_steps = self._num_failed_saves = 0
         self._mail = Mailbox()
-        self._held: dict[str, HostedJob] = {}
+        self._jobs: dict[str, HostedJob] = {}
         self._writer = writer or ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="saving")
-        self._saver = SnapshotWriter(engine, settings.bundle_root, self._writer)
-        self._rate = RateMeter()
-        self._rows = RowSizeTuner(settings.id, engine, is_set=settings.token_budget > 0)
-        self._step_s = 0.0
-        self._warning = ""
-        self._shown_at_s = -math.inf
+        snapshots = SnapshotWriter(engine, settings.bundle_root, self._writer)
+        self._saves = SaveQueue(settings, engine, snapshots, self._elapsed_s, on_written=self._mail.wake)
+        self._progress = ProgressReport(settings, engine, self._mail, self._elapsed_s)
         self._moved_s = self._elapsed_s()  # when the stepping thread last came round
 
     # -- callers, any thread
@@ -108,22 +97,16 @@ class HostRuntime:
 
     def advance(self) -> bool:
         """Take orders, run one engine step, do what saving is due. False: nothing to do, see `wait`."""
-        for name in self._mail.fenced_jobs((h.name, h.assignment.epoch) for h in self._held.values()):
-            self._drop(self._held[name])
+        for name in self._mail.fenced_jobs(job.key for job in self._jobs.values()):
+            self._drop(self._jobs[name])
         self._take_orders()
-        self._save_what_is_due()
-        self._hold_who_is_ahead()
+        self._save()
+        self._saves.hold_who_is_ahead(self._mail.num_unacknowledged())
         is_busy = self._engine.has_work
         if is_busy:
-            began_s = self._elapsed_s()
-            outcomes = self._engine.step()
-            took_s = self._elapsed_s() - began_s
-            self._step_s = took_s if not self._step_s else 0.9 * self._step_s + 0.1 * took_s
-            self._rows.take(took_s)
-            for outcome in outcomes:
-                self._account(outcome)
-            self._save_what_is_due()
-        self._show(is_due=bool(not is_busy))
+            self._step()
+            self._save()
+        self._progress.show(self._jobs.values(), is_due=not is_busy)
         self._moved_s = self._elapsed_s()
         return is_busy
 
@@ -148,27 +131,27 @@ class HostRuntime:
             if isinstance(order, Assignment):
                 self._admit(order)
             elif isinstance(order, Release):
-                held = self._held.get(order.job)
-                if held and held.assignment.epoch == order.epoch and not held.is_leaving:
-                    self._engine.hold(order.job)
-                    held.is_leaving = held.is_save_due = True
+                job = self._jobs.get(order.job)
+                if job and job.assignment.epoch == order.epoch and not job.is_leaving:
+                    self._saves.leave(job)
             else:
                 order()
 
-    def release_state(self, job: str, epoch: int) -> MovedState:
-        """Let an adapter go, with every step that is not acknowledged. Raises MloraError when it is not here."""
-        held = self._held.get(job)
-        if held is None or held.assignment.epoch != epoch:
-            raise MloraError(f"{job} of epoch {epoch} is not on {self._settings.id}")
-        state = self._engine.state(job)
-        steps = (*self._mail.unacknowledged(job, epoch), *held.steps)
-        moved = MovedState(job, state.step, state.to_arrays(), self._num_tokens(held), steps, self._clock.now_s())
-        self._drop(held)
+    def release_state(self, name: str, epoch: int) -> MovedState:
+        """Give an adapter away, with every step that is not acknowledged. Raises MloraError when it is not here."""
+        job = self._jobs.get(name)
+        if job is None or job.assignment.epoch != epoch:
+            raise MloraError(f"{name} of epoch {epoch} is not on {self._settings.id}")
+        state = self._engine.state(name)
+        steps = (*self._mail.unacknowledged(name, epoch), *job.steps)
+        num_tokens = job.tokens_before + self._engine.progress(name).num_tokens
+        moved = MovedState(name, state.step, state.to_arrays(), num_tokens, steps, self._clock.now_s())
+        self._drop(job)
         return moved
 
     def _admit(self, assignment: Assignment, moved: MovedState | None = None) -> None:
         spec = assignment.spec
-        before = self._held.get(spec.name)
+        before = self._jobs.get(spec.name)
         if before and before.assignment.epoch >= assignment.epoch:
             return
         if before:
@@ -177,172 +160,76 @@ class HostRuntime:
             loaded = loading.load(self._engine, assignment, moved)
             self._engine.admit(spec, loaded.rows, loaded.eval_rows, loaded.state)
         except Exception as error:  # noqa: BLE001 - the tenant's edge: whatever it is, it is this job's alone
-            is_crowded = bool(self._held) and loading.is_out_of_memory(error)  # another time, or another host
-            self._mail.report(_failure(assignment, 0, error, is_unread=is_crowded))
+            is_crowded = bool(self._jobs) and loading.is_out_of_memory(error)  # another time, or another host
+            is_unread = is_crowded or isinstance(error, StorageError)
+            self._mail.report(
+                FailureReport(job=spec.name, epoch=assignment.epoch, step=0, error=str(error), is_unread=is_unread)
+            )
             return
         step = loaded.state.step if loaded.state is not None else 0
-        held = HostedJob(assignment, loaded.eval_rows, loaded.num_tokens, step, assignment.bundle_uri)
+        job = HostedJob(assignment, loaded.eval_rows, loaded.num_tokens, step, assignment.bundle_uri)
         if moved is not None:
-            held.steps = list(moved.steps)
-            held.saved_step = step - len(moved.steps)
+            job.steps = list(moved.steps)
+            job.saved_step = step - len(moved.steps)
             pause_s = max(0.0, self._clock.now_s() - moved.left_at_s)
             self._mail.announce(Arrival(spec.name, assignment.epoch, step, pause_s))
-        held.is_save_due = self._engine.is_done(spec.name)
-        self._held[spec.name] = held
+        self._jobs[spec.name] = job
+        self._saves.add(job)
         log.info("admitted job=%s host=%s epoch=%d step=%d", spec.name, self._settings.id, assignment.epoch, step)
 
     # -- steps
 
-    def _account(self, outcome: Any) -> None:
-        held = self._held.get(outcome.job)
-        if held is None:
-            return
-        if not isinstance(outcome, StepReport):
-            self._fail(held, outcome.error)
-            return
-        self._num_steps += 1
-        self._rate.add(self._elapsed_s(), outcome.num_tokens)
-        train = held.assignment.spec.train
-        is_done = self._engine.is_done(held.name)
-        if held.eval_rows and not is_done and train.eval_steps and outcome.step % train.eval_steps == 0:
+    def _step(self) -> None:
+        began_s = self._elapsed_s()
+        outcomes = self._engine.step()
+        self._progress.note_row(self._elapsed_s() - began_s)
+        for outcome in outcomes:
+            job = self._jobs.get(outcome.job)
+            if job is None:
+                continue
+            if isinstance(outcome, StepReport):
+                self._take_step(job, outcome)
+            else:
+                self._saves.fail(job, outcome.error)
+
+    def _take_step(self, job: HostedJob, step: StepReport) -> None:
+        self._progress.note_step(step)
+        train, is_done = job.assignment.spec.train, self._engine.is_done(job.name)
+        if job.eval_rows and not is_done and train.eval_steps and step.step % train.eval_steps == 0:
             try:
-                loss = self._engine.evaluate([(self._engine.state(held.name), held.assignment.spec, held.eval_rows)])[0]
+                loss = self._engine.evaluate([(self._engine.state(job.name), job.assignment.spec, job.eval_rows)])[0]
             except Exception as error:  # noqa: BLE001 - the tenant's edge
-                self._fail(held, f"evaluation: {type(error).__name__}: {error}")
+                self._saves.fail(job, f"evaluation: {type(error).__name__}: {error}")
                 return
-            outcome = dataclasses.replace(outcome, eval_loss=loss)
-        held.steps.append(outcome)
-        is_saving = train.save_steps > 0 and outcome.step % train.save_steps == 0
-        held.is_save_due = held.is_save_due or is_done or is_saving
+            step = dataclasses.replace(step, eval_loss=loss)
+        job.steps.append(step)
+        if is_done or (train.save_steps > 0 and step.step % train.save_steps == 0):
+            self._saves.want(job)
 
-    def _fail(self, held: HostedJob, error: str) -> None:
-        """Stop one adapter; its last good state is kept as a bundle where storage allows."""
-        self._engine.hold(held.name)
-        held.failure, held.is_save_due, held.retry_at_s = held.failure or error, True, 0.0
+    def _save(self) -> None:
+        done = self._saves.advance()
+        for report in done.reports:
+            self._mail.report(report)
+        for warning in done.warnings:
+            self._progress.warn(warning)
+        self._progress.note_failed_saves(done.num_failed)
+        for job in done.ended:
+            self._end(job)
 
-    def _end_failed(self, held: HostedJob) -> None:
-        kept = f"its last good bundle is step {held.saved_step}" if held.saved_uri else "it has no bundle"
-        step = self._engine.progress(held.name).step
-        self._drop(held)
-        self._mail.report(_failure(held.assignment, step, f"{held.failure}; {kept}"))
-        log.warning("failed job=%s host=%s step=%d error=%s", held.name, self._settings.id, step, held.failure)
-
-    # -- saving
-
-    def _save_what_is_due(self) -> None:
-        """Begin the saves that are due, as many at a time as there are writers, and take in those that are done."""
-        room = NUM_WRITERS - sum(h.saving is not None for h in self._held.values())
-        for held in list(self._held.values()):
-            try:
-                is_due = held.is_save_due and held.saving is None and held.retry_at_s <= self._elapsed_s()
-                if is_due and room > 0:
-                    room -= 1
-                    self._begin_save(held)
-                if held.saving is not None and held.saving.done():
-                    self._take_save(held)
-            except StorageError as error:
-                self._try_later(held, error)
-            except Exception as error:  # noqa: BLE001 - the tenant's edge
-                self._give_up(held, f"{type(error).__name__}: {error}")
-
-    def _begin_save(self, held: HostedJob) -> None:
-        held.is_save_due = False
-        if self._is_behind(held) or (self._engine.is_done(held.name) and not held.failure):
-            saving = self._saver.begin(held, self._num_tokens(held))
-            saving.add_done_callback(lambda _: self._mail.wake())
-        else:
-            self._go_on(held)
-
-    def _take_save(self, held: HostedJob) -> None:
-        self._mail.report(self._saver.take(held))
-        held.attempts = 0
-        is_ending = held.is_leaving or bool(held.failure) or self._engine.is_done(held.name)
-        if is_ending and self._is_behind(held):
-            held.is_save_due = True
-        else:
-            self._go_on(held)
-
-    def _is_behind(self, held: HostedJob) -> bool:
-        return self._engine.progress(held.name).step > held.saved_step
-
-    def _go_on(self, held: HostedJob) -> None:
-        """Its newest step is saved, or nobody wants it to leave."""
-        if held.failure:
-            self._end_failed(held)
-        elif held.is_leaving or self._engine.is_done(held.name):
-            self._drop(held)
-
-    def _give_up(self, held: HostedJob, error: str) -> None:
-        """Its state cannot be saved."""
-        held.failure = held.failure or error
-        self._end_failed(held)
-
-    def _try_later(self, held: HostedJob, error: StorageError) -> None:
-        held.attempts, held.is_save_due = held.attempts + 1, True
-        self._num_failed_saves += 1
-        if held.failure:
-            self._warn(f"{held.name}: {error}")
-            self._end_failed(held)
+    def _end(self, job: HostedJob) -> None:
+        """Its newest step is saved, or it has failed."""
+        step = self._engine.progress(job.name).step
+        self._drop(job)
+        if not job.failure:
             return
-        if held.attempts >= self._settings.save_attempts > 0:
-            self._warn(f"{held.name}: {error}")
-            self._fail(held, f"{STORAGE_FAILURE}, {held.attempts} attempts: {error}")
-            return
-        wait_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(held.attempts - 1, 10))
-        held.retry_at_s = self._elapsed_s() + wait_s
-        self._warn(f"{held.name}: {error}; next attempt in {wait_s:g} s")
+        kept = f"its last good bundle is step {job.saved_step}" if job.saved_uri else "it has no bundle"
+        name, epoch = job.key
+        error = f"{job.failure}; {kept}"
+        self._mail.report(FailureReport(job=name, epoch=epoch, step=step, error=error, is_unsaved=job.is_unsaved))
+        log.warning("failed job=%s host=%s step=%d error=%s", name, self._settings.id, step, job.failure)
 
-    def _hold_who_is_ahead(self) -> None:
-        """An adapter does not run ahead of what is committed by more than so many steps: storage may be away."""
-        counts = self._mail.num_unacknowledged()
-        for held in self._held.values():
-            num_ahead = len(held.steps) + counts.get((held.name, held.assignment.epoch), 0)
-            is_ahead = num_ahead >= self._settings.max_uncommitted_steps
-            if is_ahead != held.is_held and not (held.failure or held.is_leaving):
-                held.is_held = is_ahead
-                (self._engine.hold if is_ahead else self._engine.unhold)(held.name)
-                held.is_save_due = held.is_save_due or is_ahead
-
-    def _num_tokens(self, held: HostedJob) -> int:
-        """All that the adapter was trained on, here and before."""
-        return held.tokens_before + self._engine.progress(held.name).num_tokens
-
-    def _drop(self, held: HostedJob) -> None:
-        del self._held[held.name]
-        self._engine.evict(held.name)
-        self._shown_at_s = -math.inf
-
-    # -- what the next answer says
-
-    def _show(self, is_due: bool) -> None:
-        now_s = self._elapsed_s()
-        if not is_due and now_s - self._shown_at_s < SHOW_EVERY_S:
-            return
-        self._shown_at_s = now_s
-        self._mail.show(
-            [self._progress(h) for h in self._held.values()],
-            tokens_per_s=self._rate.per_s(now_s),
-            step_s=self._step_s,
-            memory_bytes=self._engine.memory_bytes(),
-            memory_limit_bytes=self._engine.budget.limit_bytes,
-            token_budget=self._engine.budget.token_budget,
-            warning=self._warning or self._engine.warning,
-            num_steps=self._num_steps,
-            num_failed_saves=self._num_failed_saves,
-            **self._rows.facts(),
-        )
-
-    def _progress(self, held: HostedJob) -> Progress:
-        progress = self._engine.progress(held.name, held.assignment.epoch)
-        return dataclasses.replace(progress, num_tokens=progress.num_tokens + held.tokens_before)
-
-    def _warn(self, warning: str) -> None:
-        self._warning = warning
-        log.warning("host=%s %s", self._settings.id, warning)
-
-
-def _failure(assignment: Assignment, step: int, error: Exception | str, is_unread: bool = False) -> FailureReport:
-    is_unread = is_unread or isinstance(error, StorageError)
-    return FailureReport(
-        job=assignment.spec.name, epoch=assignment.epoch, step=step, error=str(error), is_unread=is_unread
-    )
+    def _drop(self, job: HostedJob) -> None:
+        del self._jobs[job.name]
+        self._saves.remove(job)
+        self._engine.evict(job.name)
+        self._progress.is_out_of_date()

@@ -19,36 +19,27 @@ if TYPE_CHECKING:
 
 
 class SnapshotWriter:
-    """Begins saves; `HostedJob.saving` is the one under way. Its result is the report, or StorageError."""
+    """Begins saves; the result of each is its report, or StorageError."""
 
     def __init__(self, engine: Engine, bundle_root: str, writer: Executor) -> None:
         self._engine, self._bundle_root, self._writer = engine, bundle_root, writer
         self._base_losses: dict[str, float] = {}
 
-    def begin(self, held: HostedJob, num_tokens: int) -> Future[BundleReport]:
+    def begin(self, job: HostedJob) -> Future[BundleReport]:
         """Take a snapshot and start writing it. A finished adapter is evaluated first, and its outputs are written."""
         from mlora_ray.engine.adapter_state import AdapterState
 
-        state = self._engine.state(held.name)
-        is_final = self._engine.is_done(held.name) and not held.failure
+        state = self._engine.state(job.name)
+        is_final = self._engine.is_done(job.name) and not job.failure
         arrays = state.to_arrays()
         if is_final:
-            self._evaluate(held, state)
+            self._evaluate(job, state)
             # A copy on the CPU: the adapter's own buffers may be paged out while this is written.
-            state = AdapterState.from_arrays(self._engine.layout(held.assignment.spec), arrays)
-        held.saving = self._writer.submit(
-            self._write, held.assignment, state, arrays, num_tokens, tuple(held.steps), is_final, held.losses
+            state = AdapterState.from_arrays(self._engine.layout(job.assignment.spec), arrays)
+        num_tokens = job.tokens_before + self._engine.progress(job.name).num_tokens
+        return self._writer.submit(
+            self._write, job.assignment, state, arrays, num_tokens, tuple(job.steps), is_final, job.losses
         )
-        return held.saving
-
-    def take(self, held: HostedJob) -> BundleReport:
-        """The report of a save that is done; its steps are the report's now. Raises StorageError: nothing changed."""
-        saving: Future[BundleReport] = held.saving  # type: ignore[assignment]
-        held.saving = None
-        report = saving.result(0)
-        held.saved_step, held.saved_uri = report.step, report.bundle_uri
-        held.steps = held.steps[len(report.steps) :]
-        return report
 
     def _write(
         self,
@@ -78,15 +69,15 @@ class SnapshotWriter:
             weights_sha256=weights_sha256,
         )
 
-    def _evaluate(self, held: HostedJob, state: AdapterState) -> None:
+    def _evaluate(self, job: HostedJob, state: AdapterState) -> None:
         """The final losses, once; the last step's report carries the adapter's."""
-        if held.eval_rows is None or held.losses is not None:
+        if job.eval_rows is None or job.losses is not None:
             return
-        spec = held.assignment.spec
-        base_loss = self._base_loss(spec.eval_rows.sha256 if spec.eval_rows else "", held.eval_rows)
-        held.losses = EvalLosses(base_loss, self._engine.evaluate([(state, spec, held.eval_rows)])[0])
-        if held.steps:
-            held.steps[-1] = dataclasses.replace(held.steps[-1], eval_loss=held.losses.adapter)
+        spec = job.assignment.spec
+        base_loss = self._base_loss(spec.eval_rows.sha256 if spec.eval_rows else "", job.eval_rows)
+        job.losses = EvalLosses(base_loss, self._engine.evaluate([(state, spec, job.eval_rows)])[0])
+        if job.steps:
+            job.steps[-1] = dataclasses.replace(job.steps[-1], eval_loss=job.losses.adapter)
 
     def _base_loss(self, key: str, rows: Rows) -> float:
         if key not in self._base_losses:

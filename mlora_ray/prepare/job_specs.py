@@ -70,7 +70,7 @@ def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
 
 
 def _job_spec(job: JobFileEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -> JobSpec:
-    train_rows = refs[rows_key(job, job.train_path)]
+    train_rows = refs[rows_key(job, job.train_files)]
     total_steps = batch_sampler.total_steps(job.train, train_rows.num_rows)
     per_epoch = batch_sampler.steps_per_epoch(job.train, train_rows.num_rows)
     steps: dict[str, Any] = {
@@ -83,7 +83,7 @@ def _job_spec(job: JobFileEntry, base: BaseSpec, refs: dict[RowsKey, RowsRef]) -
         lora=job.lora,
         train=dataclasses.replace(job.train, **steps),
         train_rows=train_rows,
-        eval_rows=refs[rows_key(job, job.eval_path)] if job.eval_path else None,
+        eval_rows=refs[rows_key(job, job.eval_files)] if job.eval_files else None,
         total_steps=total_steps,
         tenant=job.tenant,
         priority=job.priority,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mlora_ray.display.numbers import show_loss, show_rate, show_seconds
 from mlora_ray.report.chart_style import ACCENT, FAINT, GRID, INK, MUTED, WARM, WIDTH_IN, bare, chart_style, to_svg
-from mlora_ray.report.run_data import CrossEval, JobResult
+from mlora_ray.report.run_data import CrossEval, ReportedJob
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def throughput_chart(samples: Sequence[tuple[float, float]], mean: float | None)
         return to_svg(figure, "throughput", "Tokens per second over time", said)
 
 
-def eval_chart(jobs: Sequence[JobResult]) -> Markup:
+def eval_chart(jobs: Sequence[ReportedJob]) -> Markup:
     """Eval loss of the base and of each adapter: a dumbbell a job, a scatter beyond 40 jobs."""
     held = sorted((job for job in jobs if job.change is not None), key=lambda job: job.change or 0.0)
     better = sum((job.change or 0.0) < 0 for job in held)
@@ -54,7 +54,7 @@ def eval_chart(jobs: Sequence[JobResult]) -> Markup:
     return _dumbbells(held, said) if len(held) <= MAX_DUMBBELLS else _scatter(held, said)
 
 
-def _dumbbells(jobs: Sequence[JobResult], said: str) -> Markup:
+def _dumbbells(jobs: Sequence[ReportedJob], said: str) -> Markup:
     from matplotlib.figure import Figure
 
     with chart_style("evals"):
@@ -83,7 +83,7 @@ def _dumbbells(jobs: Sequence[JobResult], said: str) -> Markup:
         return to_svg(figure, "evals", "Eval loss of the base and of each adapter", said)
 
 
-def _scatter(jobs: Sequence[JobResult], said: str) -> Markup:
+def _scatter(jobs: Sequence[ReportedJob], said: str) -> Markup:
     from matplotlib.figure import Figure
 
     with chart_style("evals"):

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mlora_ray.display.numbers import count, show_loss
 from mlora_ray.report.chart_style import ACCENT, FAINT, INK, MUTED, WARM, WIDTH_IN, chart_style, to_svg
-from mlora_ray.report.run_data import JobResult
+from mlora_ray.report.run_data import ReportedJob
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ NUM_NAMED = 3  # curves named at each end
 MIN_LABEL_GAP = 0.055  # of the axes' height
 
 
-def loss_chart(jobs: Sequence[JobResult]) -> Markup:
+def loss_chart(jobs: Sequence[ReportedJob]) -> Markup:
     """Training loss of every job that has a finite loss."""
     held = [job for job in jobs if any(loss is not None for loss in job.losses)]
     return _panels(held) if len(held) <= MAX_PANELS else _bands(held)
@@ -58,7 +58,7 @@ def sparkline(losses: Sequence[float | None], width: int = 96, height: int = 22,
     return "M" + "L".join(f"{a:.0f} {b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _panels(jobs: Sequence[JobResult]) -> Markup:
+def _panels(jobs: Sequence[ReportedJob]) -> Markup:
     from matplotlib.figure import Figure
 
     columns = min(4, len(jobs)) if len(jobs) != 6 else 3
@@ -83,7 +83,7 @@ def _panels(jobs: Sequence[JobResult]) -> Markup:
         return to_svg(figure, "losses", f"Training loss of {count(len(jobs), 'job')}", said)
 
 
-def _marks(axes: Axes, job: JobResult) -> None:
+def _marks(axes: Axes, job: ReportedJob) -> None:
     """Eval losses while training, the base's and the final one, and where the loss stopped being a number."""
     if job.base_eval_loss is not None:
         axes.axhline(job.base_eval_loss, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
@@ -111,7 +111,7 @@ def _marks(axes: Axes, job: JobResult) -> None:
                       ha="right" if is_right else "left")  # fmt: skip
 
 
-def _bands(jobs: Sequence[JobResult]) -> Markup:
+def _bands(jobs: Sequence[ReportedJob]) -> Markup:
     from matplotlib.figure import Figure
 
     grid = np.linspace(0, 1, NUM_SHARES)
@@ -141,7 +141,7 @@ def _bands(jobs: Sequence[JobResult]) -> Markup:
         return to_svg(figure, "losses", f"Training loss of {count(len(jobs), 'job')} as percentile bands", said)
 
 
-def _name_ends(axes: Axes, jobs: Sequence[JobResult], curves: Sequence[np.ndarray], num_jobs: int) -> None:
+def _name_ends(axes: Axes, jobs: Sequence[ReportedJob], curves: Sequence[np.ndarray], num_jobs: int) -> None:
     """Names right of the axes at the height of each curve's end, pushed apart so that none overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = []
@@ -160,7 +160,7 @@ def _name_ends(axes: Axes, jobs: Sequence[JobResult], curves: Sequence[np.ndarra
                       textcoords="offset points", color=WARM if job.error else INK, fontsize=8.5)  # fmt: skip
 
 
-def _on_shares(job: JobResult, grid: np.ndarray) -> np.ndarray:
+def _on_shares(job: ReportedJob, grid: np.ndarray) -> np.ndarray:
     """The smoothed curve at shares of the job's steps; NaN past the last finite loss."""
     losses = smooth(np.asarray(job.losses, dtype=float))
     steps = np.asarray(job.steps, dtype=float)
@@ -169,14 +169,14 @@ def _on_shares(job: JobResult, grid: np.ndarray) -> np.ndarray:
     return np.asarray(np.interp(grid, share, losses[known], right=np.nan))
 
 
-def _end(job: JobResult) -> float:
+def _end(job: ReportedJob) -> float:
     """The last smoothed loss; infinite where the job failed or its loss stopped being a number."""
     if job.error or job.losses[-1] is None:
         return float("inf")
     return float(smooth(np.asarray(job.losses, dtype=float))[-1])
 
 
-def _eval_losses(jobs: Sequence[JobResult]) -> np.ndarray:
+def _eval_losses(jobs: Sequence[ReportedJob]) -> np.ndarray:
     held = [loss for job in jobs for loss in (job.base_eval_loss, job.eval_loss) if loss is not None]
     return np.asarray(held, dtype=float)
 
@@ -202,7 +202,7 @@ def _thin(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.asarray([steps[p].mean() for p in parts]), np.asarray([losses[p].mean() for p in parts])
 
 
-def _said(job: JobResult) -> str:
+def _said(job: ReportedJob) -> str:
     known = [loss for loss in job.losses if loss is not None]
     text = f"{show_loss(known[0])} to {show_loss(known[-1])} in {count(job.num_steps, 'step')}"
     return f"{text}, failed" if job.error else text

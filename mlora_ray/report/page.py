@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlora_ray.display.numbers import count, show_bytes, show_loss, show_rate, show_seconds
-from mlora_ray.report.run_data import CrossEval, JobResult, ReportData, read_run
+from mlora_ray.report.run_data import CrossEval, ReportData, ReportedJob, read_run
 from mlora_ray.types.serialization import number
 
 MAX_CROSS_CELLS = 24  # rows and columns of a cross-evaluation table with numbers in its cells
@@ -139,7 +139,7 @@ def _cell_text(loss: float | None) -> str:
     return f"{loss:.3f}" if loss < 10 else f"{loss:.1f}" if loss < 1000 else f"{loss:.0e}"
 
 
-def _quarters(job: JobResult) -> list[float | None]:
+def _quarters(job: ReportedJob) -> list[float | None]:
     """The loss at the first step, at a quarter, half and three quarters of the steps, and at the last."""
     last = len(job.losses) - 1
     return [job.losses[round(last * share / 4)] for share in range(5)] if job.losses else [None] * 5

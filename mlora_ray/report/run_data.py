@@ -14,7 +14,7 @@ from mlora_ray.types.serialization import number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
+class ReportedJob:
     """One job. `losses` has one entry a step; None where it was not a number."""
 
     name: str
@@ -77,7 +77,7 @@ class ReportData:
 
     title: str
     summary: Mapping[str, Any]
-    jobs: tuple[JobResult, ...]
+    jobs: tuple[ReportedJob, ...]
     cross_eval: CrossEval | None
     throughput: tuple[tuple[float, float], ...]
 
@@ -101,12 +101,12 @@ def read_run(run_dir: Path) -> ReportData:
         raise StorageError(f"{run_dir / 'summary.json'}: not as expected: {error!r}") from error
 
 
-def _read_job(run_dir: Path, held: Mapping[str, Any], error: str) -> JobResult:
+def _read_job(run_dir: Path, held: Mapping[str, Any], error: str) -> ReportedJob:
     folder = run_dir / held["name"]
     metrics, spec = read_metrics(folder / "metrics.jsonl"), read_json(folder / "job.json").get("spec") or {}
     eval_ = read_json(folder / "eval.json")
     evals = ((int(m["step"]), number(m.get("eval_loss"))) for m in metrics)
-    return JobResult(
+    return ReportedJob(
         name=held["name"],
         state=str(held.get("state") or JobState.QUEUED),
         error=error,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
-from mlora_ray.errors import DatabaseError, DatabaseInUse, InputError, Mistake, MloraError
-from mlora_ray.locks import RunLock
+from filelock import FileLock, Timeout
+
+from mlora_ray.errors import DatabaseError, DatabaseInUse, InputError, Mistake
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import JobSpec
 from mlora_ray.types.job_identity import spec_differences
-from mlora_ray.types.records import JobRecord, Machine
-
-OURS = ".mlora"
+from mlora_ray.types.records import Event, JobRecord, Machine
+from mlora_ray.types.storage_layout import StorageLayout
 
 
 class RunDirectory:
@@ -20,19 +21,13 @@ class RunDirectory:
 
     def __init__(self, path: str) -> None:
         self.root = Path(path).absolute()
-        self.ours = self.root / OURS
-        self.data = self.ours / "data"
-        self.bundles = self.ours / "bundles"
-        self.pages = self.ours / "pages"
-        self.decisions = self.ours / "decisions.jsonl"
-        self.database = self.ours / "control.db"
-        self.ray_note = self.ours / "ray_dir"
+        layout = StorageLayout(str(self.root))
+        self.ours, self.data, self.bundles = Path(layout.folder), Path(layout.data), Path(layout.bundles)
+        self.pages, self.decisions, self.ray_note = Path(layout.pages), Path(layout.decisions), Path(layout.ray_note)
+        self.database, self.database_url = Path(layout.database), layout.database_url
         self._was_there = self.root.exists()
-        self._lock: RunLock | None = None
-
-    @property
-    def database_url(self) -> str:
-        return f"sqlite:///{self.database}"
+        self._lock = FileLock(layout.lock, timeout=0, thread_local=False)
+        self._holder = self.ours / "pid"
 
     def open(self, *, is_resume: bool, is_overwrite: bool) -> None:
         """Take the directory for this process. Raises InputError when it may not be used."""
@@ -47,14 +42,22 @@ class RunDirectory:
             raise self._mistake(
                 "--out", "a directory without a run: go on with --resume, or begin anew with --overwrite"
             )
-        try:
-            self._lock = RunLock(str(self.ours / "lock"))
-        except OSError as error:
-            raise self._mistake("--out", f"a directory that can be written: {error.strerror}") from error
-        except MloraError as error:
-            raise self._mistake("--out", f"at rest: {error}") from error
+        self._take()
         if is_overwrite and self.database.exists():
             self._check_at_rest()
+
+    def _take(self) -> None:
+        """The lock ends with the process that holds it, however that ends; its number is for others to read."""
+        try:
+            self.ours.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._holder.write_text(str(os.getpid()), encoding="utf-8")
+        except Timeout as error:
+            holder = self._holder.read_text(encoding="utf-8") if self._holder.exists() else "unknown"
+            allowed = f"{self.ours}: another process (pid {holder}) is using this run"
+            raise self._mistake("--out", allowed) from error
+        except OSError as error:
+            raise self._mistake("--out", f"a directory that can be written: {error.strerror}") from error
 
     def _check_at_rest(self) -> None:
         """The lock tells of runs on this machine, the database's lease of a service. Raises InputError."""
@@ -74,9 +77,7 @@ class RunDirectory:
             database.close()
 
     def close(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._lock.release()
 
     def forget(self) -> None:
         """Leave no trace of a run that never began."""
@@ -95,10 +96,6 @@ class RunDirectory:
         shutil.rmtree(self.data, ignore_errors=True)
         self.forget()
 
-    def num_steps(self) -> int:
-        """Committed steps of the run that is here, all jobs together."""
-        return sum(r.step for r in self._read_jobs())
-
     def empty(self) -> None:
         """Remove the run that is here: its jobs' folders and our own files; other files stay."""
         if not self.database.exists():
@@ -113,7 +110,7 @@ class RunDirectory:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.bundles, ignore_errors=True)
         shutil.rmtree(self.pages, ignore_errors=True)
-        for path in self.ours.glob("control.db*"):
+        for path in self.ours.glob(f"{self.database.name}*"):
             path.unlink()
 
     def machine(self) -> Machine | None:
@@ -134,6 +131,18 @@ class RunDirectory:
         if mistakes := spec_differences(here, specs, job_file):
             raise InputError(mistakes)
         return True
+
+    def names(self) -> tuple[str, ...]:
+        """The jobs of the run that is here, in their order; none where there is no run."""
+        return tuple(r.spec.name for r in self._read_jobs()) if self.database.exists() else ()
+
+    def events(self, after: int = 0) -> tuple[Event, ...]:
+        """What has happened to the run that is here, oldest first; ids above `after`."""
+        database = ControlDatabase(self.database_url)
+        try:
+            return tuple(database.events(after))
+        finally:
+            database.close()
 
     def _read_jobs(self) -> list[JobRecord]:
         database = ControlDatabase(self.database_url)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from mlora_ray.errors import StorageError, command_line_mistake
 from mlora_ray.store.bundles import read_bundle
 from mlora_ray.store.files import read_file, write_file
-from mlora_ray.types import BaseSpec
+from mlora_ray.types import BaseSpec, JobState
 from mlora_ray.types.records import JobRecord
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from mlora_ray.actors.client import Service
     from mlora_ray.engine.site_groups import SiteGroup
 
 
@@ -24,6 +25,32 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 BESIDE = ("job.json", "eval.json", "metrics.jsonl")  # go along where they are there
+
+
+def export_job(service: Service, job: str, to: str, is_latest: bool = False) -> tuple[JobRecord, str]:
+    """The job's record, and the hash of what lies at `to` now. With `is_latest` also of a job that has not ended.
+
+    Raises InputError for an unknown job, one that has nothing to export, and a `to` that is not free.
+    """
+    _check_free(to)
+    service.status((job,))  # an unknown job is a mistake
+    (record,) = service.records((job,))
+    if record.state is JobState.SUCCEEDED:
+        return record, export_finished(record, f"{service.settings().storage}/{job}", to)
+    if is_latest:
+        return record, export_bundle(record, to)
+    latest = f"--latest exports its last committed step, {record.step}"
+    last = latest if record.bundle_uri else "nothing is committed yet"
+    raise command_line_mistake("job to export", job, f"one that has SUCCEEDED; it is {record.state}; {last}")
+
+
+def _check_free(to: str) -> None:
+    """Raises InputError when there is something at `to` already."""
+    path = Path(to)
+    if "://" in to or not path.exists():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise command_line_mistake("--to", to, "a new or empty directory, or a URL")
 
 
 def export_finished(record: JobRecord, folder: str, to: str) -> str:

@@ -7,11 +7,14 @@ import signal
 from types import FrameType
 from typing import Self
 
-EXIT_CODE = 130
+from mlora_ray.types.exit_codes import EXIT_INTERRUPTED
 
 
 class Interrupt:
-    """While it is entered, SIGINT and SIGTERM only set `is_set`. Enter it after `ray.init`, which sets handlers too."""
+    """While it is entered, SIGINT and SIGTERM only set `is_set`; entered or not, anybody may set it.
+
+    Enter it in the main thread, after `ray.init`, which sets handlers too.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
@@ -28,5 +31,5 @@ class Interrupt:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self.is_set:
-            os._exit(EXIT_CODE)
+            os._exit(EXIT_INTERRUPTED)
         self.is_set = True

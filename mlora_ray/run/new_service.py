@@ -7,20 +7,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlora_ray.config.cluster_settings import STORAGE_VARIABLE, read_settings
-from mlora_ray.config.service_settings import OURS, ServiceSettings
+from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.errors import command_line_mistake
 from mlora_ray.types import HostType
-
-if TYPE_CHECKING:
-    pass
-
+from mlora_ray.types.storage_layout import StorageLayout
 
 ITS_OWN_DATABASE = "sqlite://"
-
-
 RAY_COPY = "_ray_pkg_"  # starts the folder of Ray's copy of a working directory: it is removed after the job
 
 
@@ -70,7 +65,7 @@ def check_writable(storage: str, option: str) -> None:
     """Before minutes go into reading rows. Raises InputError for a directory in which nothing can be written."""
     if "://" in storage:
         return
-    ours = Path(storage) / OURS
+    ours = Path(StorageLayout(storage).folder)
     try:
         ours.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=ours):
@@ -112,9 +107,3 @@ def host_types_of(
     most = max(1, sum(core // threads for core in cores))
     cpus = HostType(name="cpu", num_cpus=float(threads), max_hosts=most, threads=threads)
     return (dataclasses.replace(cpus, **limits),)  # type: ignore[arg-type]
-
-
-def cluster_nodes() -> list[dict[str, Any]]:
-    import ray
-
-    return list(ray.nodes())

@@ -11,10 +11,7 @@ from mlora_ray.run.options import TrainOptions
 
 
 def as_before(options: TrainOptions, directory: RunDirectory) -> TrainOptions:
-    """The options with the device and threads of the run that goes on. Raises InputError where its bits would change.
-
-    On a cluster (`--address`) this process is not the machine that trains: each host is compared when it joins.
-    """
+    """The options with the device and threads of the run that goes on. Raises InputError where bits would change."""
     before = directory.machine()
     if before is None:
         return options
@@ -24,8 +21,7 @@ def as_before(options: TrainOptions, directory: RunDirectory) -> TrainOptions:
         )
     if options.device not in ("auto", before.device):
         raise command_line_mistake("--device", options.device, f"{before.device}, on which this run began, or auto")
-    changed = [] if options.address else differences(dict(before.facts), machine_facts(before.device))
-    if changed:
+    if changed := differences(dict(before.facts), machine_facts(before.device)):
         raise InputError([_changed(directory, *one) for one in changed])
     return dataclasses.replace(options, threads=before.threads, device=before.device)
 

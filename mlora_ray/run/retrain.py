@@ -14,6 +14,7 @@ from mlora_ray.engine.numerics import differences, machine_facts, recorded_facts
 from mlora_ray.errors import InputError, Mistake, StorageError
 from mlora_ray.store.run_files import read_json, read_metrics
 from mlora_ray.types import BaseSpec, JobSpec, RowsRef, StepReport
+from mlora_ray.types.storage_layout import StorageLayout
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +181,7 @@ def _load_rows(folder: Path, ref: RowsRef) -> Rows:
     from mlora_ray.data.tokenized_rows import from_bytes, rows_sha256
     from mlora_ray.store.files import read_file
 
-    moved = folder.resolve().parent / ".mlora" / "data" / f"{ref.sha256}.rows"
+    moved = Path(StorageLayout(str(folder.resolve().parent)).rows(ref.sha256))
     uri = str(moved) if moved.is_file() else ref.uri
     try:
         rows = from_bytes(read_file(uri))

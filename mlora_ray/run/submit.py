@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlora_ray.actors.client import Service
-from mlora_ray.actors.connect import running_service
+from mlora_ray.actors.connect import cluster_nodes, running_service, start_service
 from mlora_ray.bases.linear_shapes import state_bytes
 from mlora_ray.config.job_file import JobFile
 from mlora_ray.config.service_settings import ServiceSettings
-from mlora_ray.data.readers import HUB_PREFIX
 from mlora_ray.display.console import say
-from mlora_ray.errors import MloraError, command_line_mistake
+from mlora_ray.errors import command_line_mistake
 from mlora_ray.prepare.job_specs import prepare
-from mlora_ray.run.new_service import Target, asked_settings, check_writable, cluster_nodes, settings_for
+from mlora_ray.run.new_service import Target, asked_settings, check_writable, settings_for
 from mlora_ray.types import JobSpec, RowsRef
 from mlora_ray.types.service import SubmitRequest
 
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 
 def submit_jobs(job_file: JobFile, target: Target, command: str, out: Console) -> tuple[Service, list[JobSpec]]:
-    """Check and tokenise into the storage, start the service if there is none, hand the jobs over.
+    """`prepare_jobs`, and hand them over."""
+    service, request = prepare_jobs(job_file, target, command, out)
+    service.submit(request)
+    return service, list(request.specs)
+
+
+def prepare_jobs(job_file: JobFile, target: Target, command: str, out: Console) -> tuple[Service, SubmitRequest]:
+    """Check and tokenise into the storage, start the service if there is none; answers what to submit to it.
 
     Jobs that the service has already go on. Raises InputError: a mistake in the job file, no storage, a name that is
     taken by another job, a device that no host type has.
@@ -34,11 +41,14 @@ def submit_jobs(job_file: JobFile, target: Target, command: str, out: Console) -
     settings = _settings_of(service, asked, target, out) if service else settings_for(target, cluster_nodes())
     check_writable(settings.storage, target.storage_option)
     specs = [placed_anywhere(spec, job_file.path) for spec in prepare(job_file, settings.data_root)]
-    service = service or _start(settings)
+    service = service or start_service(settings)
     _check_seen_by_both(settings)
+    return service, submit_request(specs, command, job_file.path)
+
+
+def submit_request(specs: Sequence[JobSpec], command: str, job_path: str) -> SubmitRequest:
     sizes = tuple((spec.name, state_bytes(spec)) for spec in specs)
-    service.submit(SubmitRequest(specs=tuple(specs), state_bytes=sizes, command=command, job_file=job_file.path))
-    return service, specs
+    return SubmitRequest(specs=tuple(specs), state_bytes=sizes, command=command, job_file=job_path)
 
 
 def _settings_of(service: Service, asked: ServiceSettings, target: Target, out: Console) -> ServiceSettings:
@@ -72,26 +82,17 @@ def _check_seen_by_both(settings: ServiceSettings) -> None:
         raise command_line_mistake("storage", settings.storage, allowed)
 
 
-def _start(settings: ServiceSettings) -> Service:
-    """Raises MloraError when it cannot open its database or storage; then it is not left behind."""
-    from mlora_ray.actors.options import start_placement
-
-    service = Service(start_placement(settings), settings.name)
-    try:
-        service.settings()
-    except MloraError:
-        service.kill()
-        raise
-    return service
-
-
 def placed_anywhere(spec: JobSpec, job_file: str) -> JobSpec:
     """The spec with its rows named as they lie beside the job file: the same from every copy of that folder."""
     folder = Path(job_file).resolve().parent
 
+    def beside(source: str) -> str:
+        return str(Path(source).relative_to(folder)) if Path(source).is_relative_to(folder) else source
+
     def named(rows: RowsRef) -> RowsRef:
-        is_beside = not rows.source.startswith(HUB_PREFIX) and Path(rows.source).is_relative_to(folder)
-        return dataclasses.replace(rows, source=str(Path(rows.source).relative_to(folder))) if is_beside else rows
+        files = tuple(dataclasses.replace(file, source=beside(file.source)) for file in rows.counts.files)
+        source = " + ".join(map(beside, rows.source.split(" + ")))
+        return dataclasses.replace(rows, source=source, counts=dataclasses.replace(rows.counts, files=files))
 
     eval_rows = named(spec.eval_rows) if spec.eval_rows else None
     return dataclasses.replace(spec, train_rows=named(spec.train_rows), eval_rows=eval_rows)

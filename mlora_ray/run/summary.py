@@ -7,14 +7,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mlora_ray.store.run_files import job_names, read_json, read_metrics
+from mlora_ray.store.run_files import read_json, read_metrics
 from mlora_ray.types import JobState
 from mlora_ray.types.serialization import finite, number
-
-if TYPE_CHECKING:
-    pass
 
 FIGURES = ("device", "started_at", "wall_s", "cpu_s", "tokens_per_s", "peak_bytes", "throughput")  # of a training
 
@@ -30,22 +27,18 @@ def build_summary(
     cpu_s: float,
     peak_bytes: int,
     failed: Mapping[str, str],
+    names: Sequence[str],
     cross_eval: Mapping[str, Any] | None = None,
     throughput: Sequence[Mapping[str, float]] = (),
-    order: Sequence[str] = (),
-    is_of_order_only: bool = False,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
-    `failed` is the error text of each failed job by name; `order` names all jobs in the job file's order (jobs
-    that left no file yet show as QUEUED), and with `is_of_order_only` other jobs of the directory are left out.
+    `names` are the jobs, in the job file's order (those that left no file yet show as QUEUED); `failed` is the error
+    text of each failed one by name.
     `started_at` is ISO 8601. `cross_eval` and `throughput` are as in summary.json itself. Raises StorageError when
     a job's file is broken.
     """
-    folder = Path(run_dir)
-    others = [] if is_of_order_only else job_names(folder)
-    names = list(dict.fromkeys([*order, *others, *failed]))
-    jobs = [_job_entry(folder, name, failed.get(name)) for name in names]
+    jobs = [_job_entry(Path(run_dir), name, failed.get(name)) for name in names]
     tokens = sum(job["tokens"] for job in jobs)
     samples = while_training(throughput)
     summary = {
@@ -104,9 +97,8 @@ def write_summary(run_dir: str, summary: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def with_recorded_figures(run_dir: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """`summary` with the figures of the training that summary.json records: nothing was trained since."""
-    recorded = read_json(Path(run_dir) / "summary.json")
+def with_recorded_figures(recorded: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """`summary` with the figures of the training that another records: nothing was trained since."""
     return dict(summary) | {name: recorded[name] for name in FIGURES if name in recorded}
 
 
@@ -120,12 +112,20 @@ def _job_entry(run_dir: Path, name: str, error: str | None) -> dict[str, Any]:
         "state": str(_state(folder, job, error, len(steps))),
         "steps": len(steps),
         "tokens": sum(int(step.get("num_tokens", 0)) for step in steps),
+        "dropped_rows": _dropped_rows(job),
         "train_loss": _end_loss(steps),
         "base_eval_loss": number(eval_.get("base", {}).get("loss")),
         "eval_loss": number(eval_.get("adapter", {}).get("loss")),
         "seconds": sum(number(step.get("seconds")) or 0.0 for step in steps),
         "weights_sha256": job.get("weights_sha256", ""),
     }
+
+
+def _dropped_rows(job: Mapping[str, Any]) -> int:
+    """Rows of the job's files that `max_length` left without a target."""
+    spec = job.get("spec", {})
+    refs = [spec.get(name) or {} for name in ("train_rows", "eval_rows")]
+    return sum(int(ref.get("counts", {}).get("num_dropped", 0)) for ref in refs)
 
 
 def _state(folder: Path, job: Mapping[str, Any], error: str | None, num_steps: int) -> JobState:

@@ -20,13 +20,12 @@ from mlora_ray.errors import InputError, MloraError
 from mlora_ray.run.retrain import RECORDED, first_difference, machine_differences, read_recorded, train_again
 from mlora_ray.store.run_files import read_metrics
 from mlora_ray.types import JobSpec, JobState, StepReport
+from mlora_ray.types.exit_codes import EXIT_DIFFERENT, EXIT_MISTAKE, EXIT_SUCCEEDED
 from mlora_ray.types.serialization import finite
 from mlora_ray.types.status import JobStatus, RunStatus
 
 if TYPE_CHECKING:
     import numpy as np
-
-EXIT_IDENTICAL, EXIT_MISTAKE, EXIT_DIFFERENT = 0, 1, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ def run_verify(job_dir: str, force: bool, as_json: bool) -> int:
         print(json.dumps(finite(dataclasses.asdict(result)), allow_nan=False))
     else:
         print("\n".join(_lines(result)))
-    return EXIT_IDENTICAL if result.identical else EXIT_DIFFERENT
+    return EXIT_SUCCEEDED if result.identical else EXIT_DIFFERENT
 
 
 def verify(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from mlora_ray.actors.client import Service, ServiceEnded
@@ -21,39 +22,69 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-POLL_S = 0.5
+POLL_S = 0.4
 HOSTS_EVERY_S = 2.0
 PATIENCE_S, RETRY_S = 300.0, 5.0
 
 
-def watch(service: Service, names: Sequence[str], interrupt: Interrupt, out: Console) -> RunStatus:
+class NotBegun(MloraError):
+    """No host could be had for a run of its own: nothing was trained."""
+
+
+def nothing(_: object) -> None:
+    """Who listens to nothing."""
+
+
+def wait_for_end(
+    service: Service,
+    names: Sequence[str],
+    interrupt: Interrupt,
+    on_status: Callable[[RunStatus], None] = nothing,
+    on_trouble: Callable[[str], None] = nothing,
+) -> RunStatus:
     """Until every job has ended or the interrupt is set; answers the last status.
 
-    Raises MloraError when the service itself has stopped.
+    Raises MloraError when the service itself has stopped. One of a run alone is the caller's to sum up then, unless
+    it never had a host (NotBegun).
     """
-    began_s = hosts_at_s = time.monotonic()
-    said = set(_patiently(lambda: _host_lines(service, {"gone"}), interrupt, out))  # before us
+    while True:
+        status = _patiently(lambda: service.status(names), interrupt, on_trouble)
+        on_status(status)
+        if interrupt.is_set or all(job.state.is_final for job in status.jobs):
+            return status
+        if status.error and not service.is_private:
+            again = "`mlora-ray stop --force`, then the same command goes on from what is committed"
+            raise MloraError(f"service {service.name!r} has stopped: {status.error}; {again}")
+        if status.error and not service.infos():
+            raise NotBegun(status.error)
+        if status.error:
+            return status
+        time.sleep(POLL_S)
+
+
+def watch(service: Service, names: Sequence[str], interrupt: Interrupt, out: Console) -> RunStatus:
+    """`wait_for_end`, shown: progress, and each warning and each change of a host once."""
+    began_s, hosts_at_s, phase = time.monotonic(), 0.0, ""
+    tell = partial(say, out)
+    said = set(_patiently(lambda: _gone_before(service), interrupt, tell))
     with ProgressView(out) as view:
-        while True:
-            status = _patiently(lambda: service.status(names), interrupt, out)
+
+        def show(status: RunStatus) -> None:
+            nonlocal hosts_at_s, phase
             lines = [f"warning: {warning}" for warning in status.warnings]
-            if time.monotonic() >= hosts_at_s:
-                hosts_at_s = time.monotonic() + HOSTS_EVERY_S
-                lines += _patiently(lambda: _host_lines(service), interrupt, out)
+            if time.monotonic() >= hosts_at_s or status.phase != phase:
+                hosts_at_s, phase = time.monotonic() + HOSTS_EVERY_S, status.phase
+                lines += _patiently(lambda: _host_lines(service), interrupt, tell)
             for line in lines:
                 if line not in said:
                     said.add(line)
-                    say(out, line)
+                    tell(line)
             view.update(dataclasses.replace(status, elapsed_s=time.monotonic() - began_s))
-            if interrupt.is_set or all(job.state.is_final for job in status.jobs):
-                return status
-            if status.error:
-                again = "`mlora-ray stop --force`, then the same command goes on from what is committed"
-                raise MloraError(f"service {service.name!r} has stopped: {status.error}; {again}")
-            time.sleep(POLL_S)
+
+        return wait_for_end(service, names, interrupt, show, tell)
 
 
-def _patiently(ask: Callable[[], T], interrupt: Interrupt, out: Console) -> T:
+def _patiently(ask: Callable[[], T], interrupt: Interrupt, on_trouble: Callable[[str], None]) -> T:
     """A service that is busy, or waits for its database, is asked again for a while: the jobs go on meanwhile."""
     until_s = time.monotonic() + PATIENCE_S
     while True:
@@ -64,13 +95,20 @@ def _patiently(ask: Callable[[], T], interrupt: Interrupt, out: Console) -> T:
         except MloraError as error:
             if interrupt.is_set or time.monotonic() > until_s:
                 raise
-            say(out, f"{error}; asking again")
+            on_trouble(f"{error}; asking again")
             time.sleep(RETRY_S)
 
 
-def _host_lines(service: Service, states: Collection[str] = ()) -> list[str]:
-    """A line for each host in one of `states`, or in any."""
-    return [f"{host.id}: {host_line(host)}" for host in service.hosts(True) if not states or host.state in states]
+def _host_lines(service: Service) -> Collection[str]:
+    """A line for each host: on a shared service where it is, in a run alone what its memory buys."""
+    if service.is_private:
+        return [f"{info.id}: {info.summary}" for info in service.infos()]
+    return [f"{host.id}: {host_line(host)}" for host in service.hosts(True)]
+
+
+def _gone_before(service: Service) -> Collection[str]:
+    """Lines of hosts that were gone before us."""
+    return () if service.is_private else [f"{h.id}: {host_line(h)}" for h in service.hosts(True) if h.state == "gone"]
 
 
 def host_line(host: HostStatus) -> str:

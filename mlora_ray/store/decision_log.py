@@ -46,7 +46,7 @@ class DecisionLog:
         )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            file.write(serialization.dumps(line) + "\n")
         self._before = view
 
     def _said(self, view: ClusterView) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from typing import Any
 
 from mlora_ray.errors import StorageError
 
-JOB_FILES = ("job.json", "metrics.jsonl", "eval.json", "adapter_model.safetensors")
-
 
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object; an empty dict when there is no such file. Raises StorageError when it is broken."""
@@ -45,11 +43,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 break
             raise StorageError(f"{path}:{number}: broken line: {error}") from error
     return [steps[step] for step in sorted(steps)]
-
-
-def job_names(run_dir: Path) -> list[str]:
-    """Jobs that left any file in `run_dir`, by name; hidden folders are ours."""
-    if not run_dir.is_dir():
-        return []
-    folders = (p for p in run_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return sorted(p.name for p in folders if any((p / name).is_file() for name in JOB_FILES))

@@ -5,7 +5,17 @@ imports pydantic, and nothing here imports it. What most rooms use is named agai
 """
 
 from mlora_ray.types.hosts import AutoscaleSettings, HostInfo, HostSettings, HostType, MemoryModel
-from mlora_ray.types.jobs import BUFFER_ROWS, BaseSpec, JobSpec, JobState, LoraSpec, RowsRef, TrainSpec
+from mlora_ray.types.jobs import (
+    BUFFER_ROWS,
+    BaseSpec,
+    FileCounts,
+    JobSpec,
+    JobState,
+    LoraSpec,
+    RowCounts,
+    RowsRef,
+    TrainSpec,
+)
 from mlora_ray.types.messages import (
     STORAGE_FAILURE,
     Ack,
@@ -55,6 +65,7 @@ __all__ = [
     "CrossRequest",
     "DrainHost",
     "FailureReport",
+    "FileCounts",
     "HostInfo",
     "HostReport",
     "HostSettings",
@@ -74,6 +85,7 @@ __all__ = [
     "PolicyState",
     "Progress",
     "Release",
+    "RowCounts",
     "RowStats",
     "RowsRef",
     "SetGroup",

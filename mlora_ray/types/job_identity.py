@@ -13,6 +13,8 @@ from mlora_ray.types.jobs import JobSpec
 
 # Where a spec's files lie is not what it says: a moved run or cache directory is the same job.
 _PLACES = ("base.path", "train_rows.uri", "eval_rows.uri")
+# What became of rows on their way to tokens is for people: the tokens have a hash of their own.
+_COUNTS = ("train_rows.counts", "eval_rows.counts")
 # What orders or places a job decides no bit of it.
 _PLACING = ("tenant", "priority", "deadline_at_s", "device_type")
 
@@ -22,7 +24,8 @@ def flat_fields(spec: JobSpec) -> dict[str, Any]:
 
     A field with `since` in its metadata counts only where it is not at its default: specs keep their hash.
     """
-    return {key: value for key, value in _walk("", spec) if key not in (*_PLACES, *_PLACING)}
+    left_out = (*_PLACES, *_PLACING)
+    return {key: v for key, v in _walk("", spec) if key not in left_out and not key.startswith(_COUNTS)}
 
 
 def spec_sha256(spec: JobSpec) -> str:

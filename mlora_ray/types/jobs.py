@@ -20,6 +20,11 @@ class JobState(StrEnum):
     def is_final(self) -> bool:
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
+    @property
+    def is_on_host(self) -> bool:
+        """A host owns it, whether it has begun there or not."""
+        return self in (JobState.PLACED, JobState.TRAINING, JobState.MIGRATING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
@@ -85,6 +90,28 @@ class BaseSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileCounts:
+    """How many rows one file, folder or data set of a job has, and how many of them a data pass takes."""
+
+    source: str
+    weight: float = 1.0
+    num_read: int
+    num_dropped: int
+    num_taken: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCounts:
+    """What became of rows on their way to tokens. For people: the rows' hash says what they are."""
+
+    num_dropped: int = 0  # rows that `max_length` leaves without a target
+    num_straddling: int = 0  # rows in which a token begins before a target and reaches into it
+    num_with_start: int = 0  # rows of text that began with the token that the tokenizer puts first
+    unread: tuple[str, ...] = ()  # columns and fields of messages that nothing reads
+    files: tuple[FileCounts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RowsRef:
     """Tokenised rows in storage (see `engine/rows.py`), named by the hash of their content."""
 
@@ -96,6 +123,7 @@ class RowsRef:
     num_target_tokens: int
     num_truncated: int
     max_row_tokens: int
+    counts: RowCounts = field(default=RowCounts(), metadata={"since": "0.2"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from mlora_ray.types.jobs import JobSpec
 
+STORAGE_FAILURE = "storage, "  # how the error of a job begins that no attempt could save
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
@@ -58,6 +60,12 @@ class FailureReport:
     step: int
     error: str
     is_unread: bool = False  # its rows or bundle could not be read, or found no room: it has not begun here
+    is_unsaved: bool = False  # storage is at fault, not the job: no attempt to save it went through
+
+    @property
+    def reason(self) -> str:
+        """The job's error from now on. It says `is_unsaved` too, for which a job's row has no column."""
+        return f"{STORAGE_FAILURE}{self.error}" if self.is_unsaved else self.error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +191,3 @@ class Tick(NamedTuple):
     releases: tuple[Release, ...] = ()
     acks: tuple[Ack, ...] = ()
     owned: frozenset[tuple[str, int]] | None = None  # (job, epoch): whatever else the host holds is let go, unsaved
-
-
-STORAGE_FAILURE = "storage"  # how the error of a job begins that no attempt could save

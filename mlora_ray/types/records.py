@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from mlora_ray.types import HostSettings, JobSpec, JobState
+from mlora_ray.types import STORAGE_FAILURE, HostSettings, JobSpec, JobState
 
 
 class Commit(StrEnum):
@@ -32,6 +32,11 @@ class JobRecord:
     num_tokens: int
     submitted_at_s: float
     numerics: str = ""  # of the hosts it has trained on; empty: it has not begun
+
+    @property
+    def is_unsaved(self) -> bool:
+        """It failed because storage did, see `FailureReport.is_unsaved`."""
+        return self.state is JobState.FAILED and self.error.startswith(STORAGE_FAILURE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,82 +1,83 @@
-"""Plain data in and out of JSON: any frozen dataclass of `types`, back to an equal value.
+"""Plain data in and out of JSON: any frozen dataclass of ours, back to an equal value.
 
-Floats go out with `repr`, so a round trip is exact. A value whose type is a union of dataclasses
-(an `Action`) carries its class name under `type`.
+The outermost carries its class name under `type`, which tells the members of a union, such as `Action`, apart. Earlier
+versions wrote it into every dataclass: it is read over. NaN and infinities are the constants of Python's `json`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import math
-import types as builtin_types
+import reprlib
 import typing
-from enum import Enum
+from dataclasses import is_dataclass
 from typing import Any
 
-from mlora_ray import types as vocabulary
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json, to_json
+from typing_extensions import TypeAliasType
+
+CONFIG = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
 def to_plain(value: Any) -> Any:
-    """`value` as lists, dicts and scalars; dataclasses carry their class name under `type`."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain: dict[str, Any] = {"type": type(value).__name__}
-        return plain | {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, tuple | list):
-        return [to_plain(v) for v in value]
-    return value
+    """`value` as lists, dicts and scalars. Raises ValueError where a field holds what is not of its type."""
+    kind: Any = type(value)
+    plain = _adapter(kind).dump_python(value, mode="json", warnings="error")
+    return {"type": kind.__name__} | plain if is_dataclass(value) else plain
 
 
 def from_plain(hint: Any, plain: Any) -> Any:
     """The value of type `hint` that `to_plain` made `plain` from. Raises ValueError when it does not fit."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, builtin_types.UnionType):
-        return _from_union(args, plain)
-    if origin is tuple:
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(from_plain(args[0], v) for v in plain)
-        return tuple(from_plain(a, v) for a, v in zip(args, plain, strict=True))
-    if dataclasses.is_dataclass(hint):
-        hints = _hints(typing.cast(type, hint))
-        unknown = sorted(set(plain) - set(hints) - {"type"})
-        if unknown:
-            raise ValueError(f"{getattr(hint, '__name__', hint)} has no field {', '.join(unknown)}")
-        return typing.cast(type, hint)(**{k: from_plain(hints[k], v) for k, v in plain.items() if k in hints})
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(plain)
-    return float(plain) if hint is float and isinstance(plain, int) else plain
+    kind = _member(hint, plain)
+    try:
+        return _adapter(kind).validate_python(_untagged(plain))
+    except ValidationError as error:
+        name = getattr(kind, "__name__", str(kind))
+        raise ValueError("; ".join(_sentence(name, e) for e in error.errors(include_url=False))) from error
 
 
 def dumps(value: Any) -> str:
-    """One line of JSON."""
-    return json.dumps(to_plain(value), separators=(",", ":"))
+    """One line of JSON in ASCII."""
+    return to_json(to_plain(value), inf_nan_mode="constants", ensure_ascii=True).decode()
 
 
 def loads(hint: Any, text: str) -> Any:
-    return from_plain(hint, json.loads(text))
+    """Raises ValueError where it is no JSON, or does not fit."""
+    return from_plain(hint, from_json(text))
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, vars(vocabulary))
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    # A dataclass itself takes no config from outside; behind an alias it does, and hands it to those within.
+    fact: Any = TypeAliasType("Fact", hint)
+    return TypeAdapter(fact, config=CONFIG)
 
 
-def _from_union(args: tuple[Any, ...], plain: Any) -> Any:
-    if plain is None and type(None) in args:
-        return None
-    kinds = [a for a in args if a is not type(None)]
-    if len(kinds) == 1:
-        return from_plain(kinds[0], plain)
-    if type(plain) in kinds:  # a number or a text
-        return plain
-    named = {getattr(k, "__name__", ""): k for k in kinds}
+def _member(hint: Any, plain: Any) -> Any:
+    """Which of a union of dataclasses; any other hint as it is."""
+    kinds = {kind.__name__: kind for kind in typing.get_args(hint) if is_dataclass(kind) and isinstance(kind, type)}
+    if len(kinds) < 2:
+        return hint
     name = plain.get("type", "") if isinstance(plain, dict) else ""
-    if name not in named:
-        raise ValueError(f"type is {name!r}, allowed: {', '.join(sorted(named))}")
-    return from_plain(named[name], plain)
+    if name not in kinds:
+        raise ValueError(f"type is {name!r}, allowed: {', '.join(sorted(kinds))}")
+    return kinds[name]
+
+
+def _untagged(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _untagged(value) for key, value in plain.items() if key != "type"}
+    return [_untagged(value) for value in plain] if isinstance(plain, list) else plain
+
+
+def _sentence(name: str, error: ErrorDetails) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{name} has no field {where}"
+    if error["type"] == "missing":
+        return f"{name} needs {where}"
+    return f"{name}{where and ': '}{where} is {reprlib.repr(error['input'])}: {error['msg']}"
 
 
 def finite(value: Any) -> Any:

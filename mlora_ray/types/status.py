@@ -71,7 +71,7 @@ class HostStatus:
     id: str
     host_type: str
     base: str
-    state: str  # starting | alive | draining | gone
+    state: str  # starting | alive | draining | fenced | gone
     node_id: str = ""
     node_ip: str = ""
     pid: int = 0

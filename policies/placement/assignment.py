@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from mlora_ray.policies.compatibility import why_not
 from mlora_ray.types import Action, AdapterView, ClusterView, HostView, JobState, Migrate, Pause, Place
 
 MOVABLE = (JobState.PLACED, JobState.TRAINING)
@@ -51,12 +52,8 @@ class DraftAssignment:
 
     def fits(self, adapter: AdapterView, host: HostView) -> bool:
         """Base, device type, numerics and memory; what a pause frees counts from the next decision on."""
-        return (
-            adapter.base == host.base
-            and adapter.device_type in ("", host.device_type)
-            and adapter.numerics in ("", host.numerics)
-            and adapter.state_bytes <= min(self.free_bytes[host.id], host.free_bytes or self.free_bytes[host.id])
-        )
+        free_bytes = min(self.free_bytes[host.id], host.free_bytes or self.free_bytes[host.id])
+        return adapter.state_bytes <= free_bytes and not why_not(adapter, host)
 
     def put(self, adapter: AdapterView, hosts: Sequence[str]) -> None:
         """Move it to exactly these hosts; none: it waits."""

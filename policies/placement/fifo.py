@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from mlora_ray.policies.compatibility import why_not
 from mlora_ray.types import Action, AdapterView, ClusterView, HostView, JobState, Place, PolicyState
 
 
@@ -32,5 +33,4 @@ class Fifo:
 
 def _fits(adapter: AdapterView, host: HostView) -> bool:
     has_room = host.free_bytes == 0 or adapter.state_bytes <= host.free_bytes
-    has_device = adapter.device_type in ("", host.device_type) and adapter.numerics in ("", host.numerics)
-    return host.state == "alive" and host.base == adapter.base and has_device and has_room
+    return host.state == "alive" and has_room and not why_not(adapter, host)

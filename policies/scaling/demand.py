@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from mlora_ray.policies.compatibility import why_not, why_not_from_scratch
 from mlora_ray.types import AdapterView, AutoscaleSettings, ClusterView, HostType, HostView, JobState
 
 LEAST_LOAD = 1e-3  # of a job that is all but done: it needs its host still
@@ -48,11 +49,9 @@ def open_jobs(view: ClusterView) -> list[AdapterView]:
 
 def can_serve(host: HostView, job: AdapterView, learned: HostHistory) -> bool:
     """Whether the job can begin, or go on with equal bits, on this host."""
-    if host.base != job.base or (job.device_type and host.device_type != job.device_type):
-        return False
-    if not job.numerics or host.numerics == job.numerics:
-        return True
-    return not host.numerics and _may_produce(host.host_type, job.numerics, learned)
+    if host.numerics or not job.numerics:
+        return not why_not(job, host)
+    return not why_not_from_scratch(job, host) and _may_produce(host.host_type, job.numerics, learned)
 
 
 def fitting_types(job: AdapterView, host_types: Sequence[HostType], learned: HostHistory) -> tuple[str, ...]:

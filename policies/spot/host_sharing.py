@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mlora_ray.policies.compatibility import why_not, why_not_from_scratch
 from mlora_ray.policies.models.step_time import StepTimeModel
 from mlora_ray.policies.spot.deadline_slack import Slack, SpotSettings
 from mlora_ray.types import HostView
@@ -58,11 +59,11 @@ class SharedHost:
         return self.host.id == job.adapter.host
 
     def fits(self, job: Slack) -> bool:
-        """Base, device, numerics and memory."""
-        adapter, host = job.adapter, self.host
-        is_right = host.base == adapter.base and adapter.device_type in ("", host.device_type)
-        has_room = self.has(job) or adapter.state_bytes <= self._free_bytes
-        return is_right and has_room and (adapter.numerics in ("", host.numerics) or not self.is_alive)
+        """Base, device, memory, and numerics where it has shown them."""
+        if not self.has(job) and job.adapter.state_bytes > self._free_bytes:
+            return False
+        why = why_not if self.is_alive else why_not_from_scratch
+        return not why(job.adapter, self.host)
 
     def step_s_with(self, job: Slack) -> float:
         """Seconds of a step with it. Alone: as long as its own speed says."""

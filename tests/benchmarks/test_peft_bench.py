@@ -66,6 +66,7 @@ def test_unknown_workload_is_a_mistake() -> None:
         peft.run(workload="mixd")
 
 
+@pytest.mark.full
 def test_every_contestant_runs_and_the_row_is_whole(tmp_path: Path, sources: list[Path]) -> None:
     lines: list[str] = []
     data = str(sources[0].parent)

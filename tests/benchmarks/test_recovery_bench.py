@@ -10,6 +10,7 @@ from rich.console import Console
 from mlora_ray.benchmarks import recovery
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_kill_and_a_move_are_timed() -> None:
     small = {"state_bytes": 600_000, "move_base": "tiny-llama"}  # the tiny base takes ranks up to 32

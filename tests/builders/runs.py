@@ -57,7 +57,7 @@ def make_run(
     summary = build_summary(
         str(run_dir), command="mlora-ray train examples/eight.yaml --out runs/demo", device="cpu, 2 threads, bfloat16",
         base="smollm2-135m", started_at=STARTED_AT, wall_s=wall_s, cpu_s=1.9 * wall_s, peak_bytes=1_950_000_000,
-        failed=failed, cross_eval=cross, throughput=throughput, order=names,
+        failed=failed, cross_eval=cross, throughput=throughput, names=names,
     )  # fmt: skip
     write_summary(str(run_dir), summary)
     return run_dir

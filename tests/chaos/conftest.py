@@ -1,4 +1,4 @@
-"""One cluster, and one undisturbed run, for the chaos tests of a module."""
+"""One cluster, and one undisturbed run, for the chaos tests of a module and a number of steps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from tests.chaos.suite import Suite, new_suite
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
+def suite(request: pytest.FixtureRequest) -> Iterator[Suite]:
+    """Its parameter: how many steps each job takes."""
     try:
-        with new_suite() as made:
+        with new_suite(request.param) as made:
             yield made
     except machines.NotInstalled as missing:
         pytest.skip(str(missing))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,9 +15,7 @@ from typer.testing import CliRunner
 
 from mlora_ray import __version__
 from mlora_ray.cli.app import app
-from mlora_ray.config.sizes import parse_bytes
-from mlora_ray.errors import InputError, MloraError
-from mlora_ray.locks import RunLock
+from mlora_ray.errors import InputError
 from mlora_ray.run.directory import RunDirectory
 from mlora_ray.run.finish import why_failed
 from mlora_ray.store.database.control_database import ControlDatabase
@@ -75,13 +76,6 @@ def test_wrong_options_name_themselves(job_file: Path, option: str, value: str, 
     assert option in err
     assert said in err
     assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("8GB", 8 * 10**9), ("512MiB", 512 << 20), ("1.5g", 1_500_000_000), ("20", 20), ("", 0)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_bytes(text, "--max-memory") == size
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
@@ -188,9 +182,34 @@ def test_what_can_go_on_says_so() -> None:
 def test_two_processes_never_share_a_directory(tmp_path: Path) -> None:
     directory = RunDirectory(str(tmp_path / "run"))
     directory.open(is_resume=False, is_overwrite=False)
-    with pytest.raises(InputError, match="another process"):
-        RunDirectory(str(tmp_path / "run")).open(is_resume=True, is_overwrite=False)
+    again = RunDirectory(str(tmp_path / "run"))
+    with pytest.raises(InputError, match=rf"another process \(pid {os.getpid()}\) is using this run"):
+        again.open(is_resume=True, is_overwrite=False)
+    closing = threading.Thread(target=directory.close)  # a run may be ended by another thread than began it
+    closing.start()
+    closing.join()
+    again.open(is_resume=True, is_overwrite=False)
+    again.close()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = f"""
+import time
+from mlora_ray.run.directory import RunDirectory
+directory = RunDirectory({str(tmp_path / "run")!r})
+directory.open(is_resume=False, is_overwrite=False)
+print("open", flush=True)
+time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(InputError, match=f"pid {holder.pid}"):
+            RunDirectory(str(tmp_path / "run")).open(is_resume=False, is_overwrite=False)
+    finally:
+        holder.kill()
+        holder.wait(timeout=60)
+    directory = RunDirectory(str(tmp_path / "run"))
+    directory.open(is_resume=False, is_overwrite=False)
     directory.close()
-    with RunLock(str(tmp_path / "lock")), pytest.raises(MloraError, match="is using this run"):
-        RunLock(str(tmp_path / "lock"))
-    RunLock(str(tmp_path / "lock")).release()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlora_ray.config.job_file import JobFile, load_job_file
+from mlora_ray.data.sources import DataFile, RowSettings
 from mlora_ray.errors import InputError, Mistake
 from mlora_ray.types import LoraSpec, TrainSpec
 
@@ -102,8 +103,9 @@ def test_every_field_arrives(tmp_path: Path) -> None:
         completion_only_loss=False,
     )
     assert job.line == 3
-    assert job.train_path == str(tmp_path / "rows.jsonl")
-    assert job.eval_path is None
+    assert job.train_files == (DataFile(path=str(tmp_path / "rows.jsonl")),)
+    assert job.eval_files == ()
+    assert job.rows == RowSettings(max_length=64, completion_only_loss=False)
 
 
 def test_defaults_of_types_hold(tmp_path: Path) -> None:
@@ -242,10 +244,18 @@ def test_missing_file_is_told_where_it_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "read"),
-    [("owner/data", "hub:owner/data"), ("owner/data#test", "hub:owner/data#test"), ("hub:o/d", "hub:o/d")],
+    [
+        ("owner/data", DataFile(path="hub:owner/data")),
+        ("owner/data#test", DataFile(path="hub:owner/data", split="test")),
+        ("owner/data#test[:10%]", DataFile(path="hub:owner/data", split="test", part=":10%")),
+        ("owner/data[test]", DataFile(path="hub:owner/data", split="test")),
+        ("owner/data[test][5:]", DataFile(path="hub:owner/data", split="test", part="5:")),
+        ("owner/data[-9:]", DataFile(path="hub:owner/data", part="-9:")),
+        ("hub:o/d", DataFile(path="hub:o/d")),
+    ],
 )
-def test_hub_data_set(tmp_path: Path, written: str, read: str) -> None:
-    assert load(tmp_path, f"base: b\njobs:\n  - {{name: a, train: '{written}'}}\n").jobs[0].train_path == read
+def test_hub_data_set(tmp_path: Path, written: str, read: DataFile) -> None:
+    assert load(tmp_path, f"base: b\njobs:\n  - {{name: a, train: '{written}'}}\n").jobs[0].train_files == (read,)
 
 
 @pytest.mark.parametrize(

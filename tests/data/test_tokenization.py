@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from mlora_ray.bases.tiny_tokenizer import CHAT_TEMPLATE, make_tiny_tokenizer
-from mlora_ray.data.readers import MAX_SHOWN
+from mlora_ray.data.sources import DataFile, RowSettings
+from mlora_ray.data.text_files import MAX_SHOWN
 from mlora_ray.data.tokenization import Prepared, prepare_rows
 from mlora_ray.data.tokenized_rows import Rows
 from mlora_ray.errors import InputError, Mistake
@@ -48,16 +49,23 @@ def with_template(template: str | None) -> PreTrainedTokenizerFast:
 
 
 def prepare(
-    folder: Path, rows: list[object], tokenizer: PreTrainedTokenizerFast = TOKENIZER, **settings: int
+    folder: Path, rows: list[object], tokenizer: PreTrainedTokenizerFast = TOKENIZER, **settings: object
 ) -> Prepared:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return prepare_rows(str(path), tokenizer, **({"max_length": 10_000} | settings))
+    return prepare_path(path, tokenizer, **settings)
+
+
+def prepare_path(
+    path: Path | str, tokenizer: PreTrainedTokenizerFast = TOKENIZER, max_length: int = 10_000, **settings: object
+) -> Prepared:
+    file = DataFile(path=str(path), split=str(settings.pop("split", "")))
+    return prepare_rows(file, tokenizer, RowSettings(max_length=max_length, **settings))  # type: ignore[arg-type]
 
 
 def mistakes_of(path: Path) -> list[Mistake]:
     with pytest.raises(InputError) as caught:
-        prepare_rows(str(path), TOKENIZER, max_length=100)
+        prepare_path(path, max_length=100)
     return caught.value.mistakes
 
 
@@ -160,10 +168,17 @@ def test_truncation_keeps_the_start_and_is_counted(tmp_path: Path) -> None:
         assert kept.tolist() == full.rows.tokens[start : start + len(kept)].tolist()
 
 
-def test_a_row_whose_targets_are_cut_off_is_a_mistake(tmp_path: Path) -> None:
+def test_a_row_whose_targets_are_cut_off_is_dropped_kept_or_a_mistake(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a" * 40, "completion": "b"}]
+    dropped = prepare(tmp_path, rows, max_length=20)
+    assert (dropped.rows.num_rows, dropped.num_read, dropped.num_dropped, dropped.num_truncated) == (1, 2, 1, 0)
+    kept = prepare(tmp_path, rows, max_length=20, overlong="truncate")
+    assert (kept.rows.num_rows, kept.num_dropped, kept.num_truncated) == (2, 0, 1)
+    assert kept.rows.num_targets().tolist() == [2, 0]
     with pytest.raises(InputError) as caught:
-        prepare(tmp_path, [{"prompt": "a", "completion": "b"}, {"prompt": "a" * 40, "completion": "b"}], max_length=20)
+        prepare(tmp_path, rows, max_length=20, overlong="error")
     (found,) = caught.value.mistakes
+    assert found == dropped.overlong
     assert (found.line, found.field, found.value) == (2, "max_length", "20")
     assert "row has no target" in found.allowed
 
@@ -172,7 +187,7 @@ def test_a_row_whose_targets_are_cut_off_is_a_mistake(tmp_path: Path) -> None:
     ("row", "field", "allowed"),
     [
         ({"prompt": "a", "completion": " "}, "completion", "no target"),
-        ({"prompt": "a", "completion": None}, "completion", "a string, not null"),
+        ({"prompt": "a", "completion": None}, "completion", "a value, not null"),
         ({"prompt": 1, "completion": "b"}, "prompt", "a string, not int"),
         ({"text": "t"}, "fields", "the format of the first row"),
         ({"quiz": "t"}, "fields", "messages | prompt"),
@@ -244,7 +259,8 @@ def test_broken_json_list(tmp_path: Path, text: str, line: int) -> None:
         ("x.json", b"[]", "at least one row"),
         ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', "UTF-8"),
         ("x.parquet", b"PAR?", "a Parquet file"),
-        ("x.csv", b"a,b", "one of .jsonl"),
+        ("x.csv", b"a,b", "at least one row"),
+        ("x.xls", b"a,b", "a name that ends in .jsonl"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, allowed: str) -> None:
@@ -270,7 +286,7 @@ def test_jsonl_json_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(given))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
     for name in ("x.json", "x.parquet"):
-        held = prepare_rows(str(tmp_path / name), TOKENIZER, max_length=100).rows
+        held = prepare_path(tmp_path / name, max_length=100).rows
         assert all((a == b).all() for a, b in zip(held, expected, strict=True))
 
 
@@ -290,7 +306,7 @@ def test_no_network_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(InputError, match="in the cache or reachable"):
-        prepare_rows("hub:owner/none", TOKENIZER, max_length=100)
+        prepare_path("hub:owner/none", max_length=100)
     assert time.monotonic() - start < 10
 
 
@@ -300,12 +316,12 @@ def test_a_data_set_folder_through_the_hub_library(tmp_path: Path, monkeypatch: 
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     (folder / "test.jsonl").write_text('{"prompt": "c", "completion": "d"}\n{"prompt": "e", "completion": null}\n')
-    assert prepare_rows(f"hub:{folder}", TOKENIZER, max_length=100).rows.num_rows == 1
+    assert prepare_path(f"hub:{folder}", max_length=100).rows.num_rows == 1
     with pytest.raises(InputError) as caught:
-        prepare_rows(f"hub:{folder}#test", TOKENIZER, max_length=100)
-    assert [m.field for m in caught.value.mistakes] == ["row 2: fields"]
-    with pytest.raises(InputError, match="owner/name#split"):
-        prepare_rows(f"hub:{folder}#nope", TOKENIZER, max_length=100)
+        prepare_path(f"hub:{folder}", max_length=100, split="test")
+    assert [m.field for m in caught.value.mistakes] == ["row 2: completion"]
+    with pytest.raises(InputError, match="owner/name\\[split\\]"):
+        prepare_path(f"hub:{folder}", max_length=100, split="nope")
 
 
 @given(

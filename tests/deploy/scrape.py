@@ -1,19 +1,11 @@
-"""A Ray of its own with every metric of the table written; prints as JSON what its metrics port exports, then ends.
-
-Run by tests/deploy/test_scrape.py in a process of its own: how often Ray reports is read when a process starts. With
-PromQL on standard input, a line each, and Debian's prometheus it also scrapes that port and says how many series each
-expression has.
-"""
+"""Every metric of the table written on the Ray of head.py: what its port exports, and Prometheus makes of it."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -36,31 +28,21 @@ DEADLINE_S = 60.0
 SAMPLES = 4
 
 
-def main() -> int:
+def scrape(expressions: list[str], folder: Path) -> dict[str, Any]:
+    """The exported lines, and with Debian's prometheus how many series each expression of PromQL has."""
     import ray
 
-    expressions = [line for line in sys.stdin.read().splitlines() if line]
-    folder = tempfile.mkdtemp(prefix="mlora-", dir="/tmp")
-    try:
-        ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=128 << 20,
-                 log_to_driver=False, _temp_dir=folder)  # fmt: skip
-        node = ray.nodes()[0]
-        target = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
-        fed = Fed()
-        text = fed.until(lambda: exported(f"http://{target}/metrics"), is_complete)
-        found: dict[str, Any] = {"exported": [line for line in text.splitlines() if "mlora" in line]}
-        if expressions:
-            with prometheus(Path(folder), target) as url:
-                count = "min(count_over_time(ray_mlora_tick_seconds_count[5m]))"
-                fed.until(
-                    lambda: ask(url, count), lambda answer: bool(answer) and float(answer[0]["value"][1]) >= SAMPLES
-                )
-                found["series"] = {expression: len(ask(url, expression)) for expression in expressions}
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(found))
-    return 0
+    node = ray.nodes()[0]
+    target = f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+    fed = Fed()
+    text = fed.until(lambda: exported(f"http://{target}/metrics"), is_complete)
+    found: dict[str, Any] = {"exported": [line for line in text.splitlines() if "mlora" in line]}
+    if expressions:
+        with prometheus(folder, target) as url:
+            count = "min(count_over_time(ray_mlora_tick_seconds_count[5m]))"
+            fed.until(lambda: ask(url, count), lambda answer: bool(answer) and float(answer[0]["value"][1]) >= SAMPLES)
+            found["series"] = {expression: len(ask(url, expression)) for expression in expressions}
+    return found
 
 
 class Fed:
@@ -146,7 +128,3 @@ def ask(url: str, expression: str) -> list[dict[str, Any]]:
         raise ValueError(f"{expression}: {error.read().decode()}") from error
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return []
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,15 +1,9 @@
-"""A Ray of its own that serves the status page as deploy/kuberay/rayservice.yaml says; run by test_status_page.py.
-
-Prints what the page answers before and after a placement service is there, as JSON lines.
-"""
+"""The status page on the Ray of head.py, served as deploy/kuberay/rayservice.yaml says."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -49,7 +43,8 @@ def get(port: int, path: str, method: str = "GET") -> list[Any]:
         return [error.code, json.loads(error.read())]
 
 
-def main() -> int:
+def page_answers() -> list[list[Any]]:
+    """Code and JSON of each answer, before and after a placement service is there."""
     import ray
     from ray import serve
     from ray.serve.schema import ServeDeploySchema
@@ -63,26 +58,14 @@ def main() -> int:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="mlora-", dir="/tmp")
-    try:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 << 20,
-                 log_to_driver=False, _temp_dir=folder)  # fmt: skip
-        serve.start(proxy_location=config.proxy_location.value, http_options={"host": "127.0.0.1", "port": port})
-        serve.run(build(application.args), name=application.name, route_prefix=application.route_prefix)
-        answers = [get(port, "/healthz"), get(port, "/status")]
-        placement = ray.remote(Placement).options(name="mlora", namespace="mlora", num_cpus=0).remote()
-        ray.get(placement.status.remote(), timeout=60)
-        deadline = time.monotonic() + 10 * KEPT_S
-        while (answer := get(port, "/status"))[0] != 200 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        answers += [answer, get(port, "/jobs"), get(port, "/status", "POST")]
-        serve.shutdown()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-    print("\n".join(json.dumps(answer) for answer in answers))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    serve.start(proxy_location=config.proxy_location.value, http_options={"host": "127.0.0.1", "port": port})
+    serve.run(build(application.args), name=application.name, route_prefix=application.route_prefix)
+    answers = [get(port, "/healthz"), get(port, "/status")]
+    placement = ray.remote(Placement).options(name="mlora", namespace="mlora", num_cpus=0).remote()
+    ray.get(placement.status.remote(), timeout=60)
+    deadline = time.monotonic() + 10 * KEPT_S
+    while (answer := get(port, "/status"))[0] != 200 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    answers += [answer, get(port, "/jobs"), get(port, "/status", "POST")]
+    serve.shutdown()
+    return answers

@@ -9,17 +9,14 @@ import pytest
 from rich.console import Console
 
 from mlora_ray.actors.client import ServiceEnded
-from mlora_ray.cli.logs import event_line, in_order, parse_after, step_line
 from mlora_ray.display.host_table import COLUMNS, host_cells
 from mlora_ray.display.status_table import JOB_COLUMNS, job_cells, print_status, status_json
 from mlora_ray.display.tables import Column, print_table
-from mlora_ray.errors import InputError, MloraError
+from mlora_ray.errors import MloraError
 from mlora_ray.run.interrupt import Interrupt
-from mlora_ray.run.watch import exit_code, host_line, watch
-from mlora_ray.types import JobState, StepReport
-from mlora_ray.types.records import Event
+from mlora_ray.run.watch import NotBegun, exit_code, host_line, watch
+from mlora_ray.types import HostInfo, JobState
 from mlora_ray.types.status import HostStatus, JobStatus, RunStatus
-from tests.conftest import make_step
 
 WHY = "node 10.0.0.7 cannot reach the storage: /mnt/runs/.mlora/probe: cannot be read: No such file or directory"
 
@@ -99,34 +96,6 @@ def test_status_as_json_says_what_is_computed_too() -> None:
     assert plain["jobs"][1]["state"] == "FAILED"
 
 
-def test_steps_stand_before_the_bundle_that_committed_them() -> None:
-    steps = [make_step("a", number) for number in range(1, 6)]
-    events = [
-        Event(at_s=1.0, kind="placed", job="a", host="cpu-0", epoch=1, id=1),
-        Event(at_s=2.0, kind="saved", job="a", detail="step=2", id=2),
-        Event(at_s=3.0, kind="host_lost", host="cpu-0", detail="step=9 of somebody else", id=3),
-        Event(at_s=4.0, kind="saved", job="a", detail="step=4", id=4),
-    ]
-    order = [e.step if isinstance(e, StepReport) else e.kind for e in in_order(steps, events)]
-    assert order == ["placed", 1, 2, "saved", "host_lost", 3, 4, "saved", 5]
-
-
-def test_lines_of_a_log() -> None:
-    assert step_line(make_step("a", 2), 40).startswith("  step 2/40 · loss 0.5000 · lr 0.05 · norm 1 · 8 tokens")
-    event = Event(at_s=0.0, kind="saved", job="a", host="cpu-0", epoch=2, detail="step=4\nthen", id=17)
-    assert event_line(event).endswith("saved         cpu-0  epoch=2  step=4 then")
-    assert event_line(event, has_id=True).startswith("   17  ")
-    assert "  a  cpu-0  " in event_line(event, has_id=True)
-
-
-@pytest.mark.parametrize("text", ["-1", "x", "", "1.5", "9" * 19, "²"])
-def test_a_wrong_event_number_says_what_is_right(text: str) -> None:
-    with pytest.raises(InputError, match="--after") as caught:
-        parse_after(text)
-    assert "first column of `mlora-ray events`" in str(caught.value)
-    assert parse_after("17") == 17
-
-
 def test_a_host_that_could_not_start_says_why_and_jobs_that_failed_count() -> None:
     assert host_line(HOSTS[0]) == "alive on node 10.0.0.7"
     assert host_line(HOSTS[1]) == f"gone: {WHY}"
@@ -139,8 +108,15 @@ class ScriptedService:
 
     name = "mlora"
 
-    def __init__(self, *answers: RunStatus | Exception) -> None:
-        self.answers = list(answers)
+    def __init__(self, *answers: RunStatus | Exception, is_private: bool = False, num_hosts: int = 0) -> None:
+        self.answers, self.is_private, self.num_hosts = list(answers), is_private, num_hosts
+
+    def infos(self) -> tuple[HostInfo, ...]:
+        sizes = dict.fromkeys(("memory_limit_bytes", "base_bytes", "activation_bytes", "adapter_bytes"), 0)
+        of_all = {"base": "tiny", "base_sha256": "0", "device_type": "cpu", "summary": "memory limit 4 GiB"}
+        return tuple(
+            HostInfo(id=f"cpu-{number}", pid=1, token_budget=0, **sizes, **of_all) for number in range(self.num_hosts)
+        )
 
     def status(self, names: tuple[str, ...]) -> RunStatus:
         answer = self.answers.pop(0)
@@ -168,6 +144,20 @@ def test_watching_outlasts_a_service_that_is_away_and_tells_a_new_warning_once(m
     assert text.count("warning: the storage is slow") == 1
     assert "cpu-0: alive on node 10.0.0.7" in text
     assert WHY not in text  # it was gone before
+
+
+def test_a_run_alone_whose_hosts_cannot_be_had_is_summed_up_only_if_there_was_one() -> None:
+    out, text = printed(200, is_terminal=False)
+    lost = RunStatus(jobs=(job("a", JobState.QUEUED),), error="the base cannot be loaded")
+
+    def watch_alone(num_hosts: int) -> RunStatus:
+        service = ScriptedService(lost, is_private=True, num_hosts=num_hosts)
+        return watch(service, ("a",), Interrupt(), out)  # type: ignore[arg-type]
+
+    with pytest.raises(NotBegun, match="the base cannot be loaded"):
+        watch_alone(0)
+    assert watch_alone(1) == lost
+    assert text.getvalue().count("cpu-0: memory limit 4 GiB") == 1
 
 
 def test_watching_ends_with_a_service_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ DEADLINE_S = 600.0
 END_S = 60.0
 
 
+@pytest.mark.full
 @pytest.mark.timeout(DEADLINE_S + 2 * END_S)
 def test_from_no_node_to_all_done_to_no_node() -> None:
     """Twelve jobs and two hosts; `python -m mlora_ray.benchmarks.autoscale` does it with forty and four."""

@@ -16,15 +16,18 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from mlora_ray.cli.app import app
 from tests.e2e.test_train import JOBS as SHORT
 from tests.e2e.test_train import NAMES, ROOT, hashes, steps, wait_for
+from tests.e2e.test_train import NUM_STEPS as SHORT_STEPS
 
-pytestmark = pytest.mark.timeout(900)  # a cluster, and 30 processes: two minutes on an idle machine
+pytestmark = pytest.mark.timeout(900)  # a cluster, and ten processes: a minute on an idle machine
 RUN_S = 400.0
 RAY = str(Path(sys.executable).with_name("ray"))
-NUM_STEPS = 800  # some seconds: the first is not over when it is told to stop
-JOBS = SHORT.replace("max_steps: 200", f"max_steps: {NUM_STEPS}").replace(", eval: rows.jsonl", "")
+NUM_STEPS = 400  # some seconds: the first is not over when it is told to stop
+JOBS = SHORT.replace(f"max_steps: {SHORT_STEPS}", f"max_steps: {NUM_STEPS}").replace(", eval: rows.jsonl", "")
 MORE = "".join(line for line in JOBS.splitlines(True) if not line.startswith("  - {name") or "lion" in line)
 LONG = JOBS.replace("name: ", "name: long-").replace(f"max_steps: {NUM_STEPS}", "max_steps: 20000")
 STOP_WAIT_S = "60"  # `ray job stop` kills after 3 s by default: enough to ask for the saving, not to hear of its end
@@ -64,7 +67,15 @@ def start_mlora(cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
 
 
 def mlora(cluster: Cluster, *arguments: str, code: int = 0) -> str:
-    """A command's standard output, or where it is a mistake its standard error."""
+    """A command's standard output, or where it is a mistake its standard error. It runs in this process."""
+    done = CliRunner(env=cluster.environment).invoke(app, list(arguments))
+    assert done.exit_code == code, done.stderr + done.stdout
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    return done.stderr if code else done.stdout
+
+
+def mlora_process(cluster: Cluster, *arguments: str, code: int = 0) -> str:
+    """As `mlora`, as a person runs it: in a process of its own."""
     done = run([sys.executable, "-m", "mlora_ray", *arguments], cluster.environment)
     assert done.returncode == code, done.stderr + done.stdout
     return done.stderr if code else done.stdout
@@ -241,7 +252,7 @@ def test_a_killed_driver_takes_nothing_with_it(cluster: Cluster, folder: Path, q
 def test_jobs_that_run_are_paused_moved_exported_and_cancelled(cluster: Cluster, folder: Path, tmp_path: Path) -> None:
     names = tuple(f"long-{name}" for name in NAMES)
     first, *others = names
-    assert "submitted 3 jobs" in mlora(cluster, "submit", str(folder / "long.yaml"))
+    assert "submitted 3 jobs" in mlora_process(cluster, "submit", str(folder / "long.yaml"))
     wait_for(lambda: len(steps(cluster.storage, first)) >= 20, "the first bundle")
     assert mlora_json(cluster, "pause", first)["changed"] == [first]
     wait_for(lambda: states(cluster, first) == {first: "PAUSED"}, "the pause")
@@ -299,4 +310,4 @@ def test_mistakes_are_lines_that_say_what_is_right(
 
 def test_the_service_ends_when_it_is_told_to(cluster: Cluster) -> None:
     assert mlora_json(cluster, "stop") == {"service": "mlora", "paused": ["long-adds"]}
-    assert "this cluster has none" in mlora(cluster, "status", code=1)
+    assert "this cluster has none" in mlora_process(cluster, "status", code=1)

@@ -2,7 +2,8 @@
 
     python -m tests.engine.scenarios tiny-llama bfloat16 2
 
-A process of its own for each dtype and thread count, so that every thread pool is made with that count.
+`--short` after that: one group on the 135M base and nothing else. A process of its own for each dtype and thread count,
+so that every thread pool is made with that count.
 """
 
 from __future__ import annotations
@@ -190,6 +191,12 @@ def real_scenarios(base: Base) -> dict[str, Hashes]:
     return out
 
 
+def short_scenarios(base: Base) -> dict[str, Hashes]:
+    """Two adapters of the 135M base alone and beside seven others, three steps of each."""
+    jobs = [mixed_job(i, is_small=True, steps=3) for i in range(2, 10)]
+    return {"alone": alone(base, jobs[:2]), "neighbours 7": together(base, jobs)}
+
+
 def interrupted_once(base: Base, jobs: list[Job]) -> Hashes:
     """All jobs move to a fresh engine after four rows, in reverse order."""
     engine = make_engine(base, token_budget=256)
@@ -204,10 +211,13 @@ def interrupted_once(base: Base, jobs: list[Job]) -> Hashes:
     return hashes(after, [spec.name for spec, _ in jobs])
 
 
-def main(name: str, dtype: str, threads: int) -> None:
+def main(name: str, dtype: str, threads: int, is_short: bool) -> None:
     from mlora_ray.bases.resolve import resolve_base
 
     base = load_base(resolve_base(name, dtype), threads=threads)
+    if is_short:
+        json.dump({"scenarios": short_scenarios(base)}, sys.stdout)
+        return
     is_tiny = name == "tiny-llama"
     scenarios = tiny_scenarios(base) if is_tiny else real_scenarios(base)
     jobs = [mixed_job(i, is_small=not is_tiny) for i in (2, 3, 4, 5, 6)]
@@ -220,4 +230,4 @@ def main(name: str, dtype: str, threads: int) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), "--short" in sys.argv[4:])

@@ -27,6 +27,7 @@ from tests.engine.models import as_base, stock_model
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
+FULL = pytest.mark.full
 
 
 @pytest.mark.parametrize("limit_gib", [1, 2, 4, 64])
@@ -114,7 +115,10 @@ print(json.dumps(dict(
 
 
 @pytest.mark.base135m
-@pytest.mark.parametrize(("dtype", "length"), [("bfloat16", 64), ("bfloat16", 992), ("float32", 992)])
+@pytest.mark.parametrize(
+    ("dtype", "length"),
+    [("bfloat16", 992), pytest.param("bfloat16", 64, marks=FULL), pytest.param("float32", 992, marks=FULL)],
+)
 def test_activations_are_within_the_bound(dtype: str, length: int) -> None:
     """Growth of the process over the loaded base, less the states, in one packed row.
 
@@ -127,6 +131,7 @@ def test_activations_are_within_the_bound(dtype: str, length: int) -> None:
     assert got["loaded"] <= PROCESS_BYTES + 1.4 * 270e6 * (1 if dtype == "bfloat16" else 2)
 
 
+@pytest.mark.full
 @pytest.mark.base135m
 def test_a_training_process_stays_under_its_limit() -> None:
     """4 GB and more adapters than fit: the rest waits on disk."""

@@ -44,16 +44,22 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.base135m
+@pytest.mark.parametrize(
+    ("name", "learning_rate"),
+    [
+        ("tiny-llama", 2e-2),
+        pytest.param("smollm2-135m", 5e-4, marks=[pytest.mark.base135m, pytest.mark.full]),
+    ],
+)
 @pytest.mark.usefixtures("_one_thread")
-def test_same_eval_loss_as_peft_s_own_loop() -> None:
+def test_same_eval_loss_as_peft_s_own_loop(name: str, learning_rate: float) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
-    spec = resolve_base("smollm2-135m", "float32")
+    spec = resolve_base(name, "float32")
     tokenizer = AutoTokenizer.from_pretrained(spec.path)
     rows, eval_rows = task(tokenizer, 0, 40), task(tokenizer, 1, 12)
     lora = LoraSpec(r=8, lora_alpha=16)
-    train = TrainSpec(learning_rate=5e-4, batch_size=4, num_epochs=0, max_steps=STEPS, warmup_ratio=0.1)
+    train = TrainSpec(learning_rate=learning_rate, batch_size=4, num_epochs=0, max_steps=STEPS, warmup_ratio=0.1)
     stock = AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.float32)
 
     base = prepare_base(AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.float32), spec, tile=128)

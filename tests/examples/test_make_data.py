@@ -12,6 +12,7 @@ import pytest
 
 from mlora_ray.bases.tiny_tokenizer import make_tiny_tokenizer
 from mlora_ray.config.job_file import load_job_file
+from mlora_ray.data.sources import DataFile, RowSettings
 from mlora_ray.data.tokenization import prepare_rows
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -69,7 +70,8 @@ def test_no_eval_question_is_trained_on(folder: Path, task: str) -> None:
 def test_sizes_lengths_and_formats_are_uneven(folder: Path) -> None:
     sizes, lengths, formats = set(), set(), set()
     for task in NAMES:
-        prepared = prepare_rows(str(folder / f"{task}.train.jsonl"), make_tiny_tokenizer(), max_length=2000)
+        file = DataFile(path=str(folder / f"{task}.train.jsonl"))
+        prepared = prepare_rows(file, make_tiny_tokenizer(), RowSettings(max_length=2000))
         sizes.add(prepared.rows.num_rows)
         lengths.add(int(prepared.rows.lengths.max()))
         formats.add(frozenset(rows(folder, task, "train")[0]))
@@ -109,7 +111,7 @@ def test_the_job_file_names_every_task(folder: Path) -> None:
     path.write_text((EXAMPLES / "demo.yaml").read_text())
     jobs = load_job_file(path).jobs
     assert sorted(j.name for j in jobs) == sorted(NAMES)
-    assert all(j.eval_path for j in jobs)
+    assert all(j.eval_files for j in jobs)
     assert {j.lora.r for j in jobs} == {4, 8, 16, 32}
     assert {j.train.batch_size for j in jobs} == {1, 2, 4, 8}
     assert len({j.train.learning_rate for j in jobs}) > 3

@@ -26,8 +26,8 @@ def directory_of(folder: Path, facts: dict[str, str]) -> RunDirectory:
     return directory
 
 
-def options(folder: Path, address: str = "") -> TrainOptions:
-    return TrainOptions(job_file="jobs.yaml", out=str(folder), command="train", is_resume=True, address=address)
+def options(folder: Path) -> TrainOptions:
+    return TrainOptions(job_file="jobs.yaml", out=str(folder), command="train", is_resume=True)
 
 
 def test_the_same_machine_goes_on_with_device_and_threads(tmp_path: Path) -> None:
@@ -45,7 +45,6 @@ def test_every_other_fact_is_refused_with_both_values(tmp_path: Path) -> None:
     assert len(said) == 3
     for name, line in zip(("versions.torch", "cpu_capability", "native_kernels"), said, strict=True):
         assert all(word in line for word in (name, here[name], then[name], "--overwrite"))
-    assert as_before(options(tmp_path, address="cluster:6379"), directory).threads == 2
 
 
 def test_a_job_json_without_newer_facts_is_compared_in_what_it_has() -> None:

@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from mlora_ray.cli.app import app
-from mlora_ray.cli.submit import watching_command
 from mlora_ray.config.job_file import read_job_file
 from mlora_ray.errors import InputError
 from mlora_ray.prepare.job_specs import prepare
@@ -73,6 +72,16 @@ def test_a_job_is_the_same_from_every_copy_of_its_folder(tmp_path: Path) -> None
     assert specs[0][0].train_rows.source == "rows.jsonl"
     assert spec_differences(specs[0], specs[1], "jobs.yaml") == []
     assert specs[0] == specs[1]
+
+
+def test_several_sources_are_named_beside_the_job_file(tmp_path: Path) -> None:
+    for name in ("one.jsonl", "two + 2.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n')
+    path = tmp_path / "jobs.yaml"
+    path.write_text(JOBS.replace("rows.jsonl", "['one.jsonl[:100%]', 'two + 2.jsonl']"))
+    (spec, *_) = [placed_anywhere(spec, str(path)) for spec in prepare(read_job_file(path), str(tmp_path / "data"))]
+    assert spec.train_rows.source == "one.jsonl[:100%] + two + 2.jsonl"
+    assert [file.source for file in spec.train_rows.counts.files] == ["one.jsonl[:100%]", "two + 2.jsonl"]
 
 
 def test_a_service_without_a_settings_file_is_as_large_as_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,12 +156,3 @@ def test_a_storage_in_which_nothing_can_be_written_is_named_by_its_option(storag
     check_writable(str(tmp_path / "new" / "runs"), "--storage")
     check_writable("memory://bucket/runs", "--storage")
     assert list(tmp_path.glob("new/runs/.mlora/*")) == []
-
-
-def test_the_command_that_watches_is_of_this_service_on_this_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert watching_command("mlora", "auto") == "mlora-ray status --watch"
-    assert watching_command("two", "auto") == "mlora-ray status --watch --service two"
-    assert watching_command("mlora", "10.0.0.1:6379") == "mlora-ray status --watch --address 10.0.0.1:6379"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert watching_command("mlora", "10.0.0.1:6379") == "mlora-ray status --watch"

@@ -27,6 +27,7 @@ def _strict(path: Path) -> Any:
 def _build(run_dir: Path, **fields: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {"command": "c", "device": "cpu", "base": "tiny-llama", "started_at": "2026-01-01T00:00:00"}
     facts |= {"wall_s": 2.0, "cpu_s": 3.5, "peak_bytes": 10, "failed": {}, "cross_eval": None, "throughput": []}
+    facts["names"] = sorted(path.parent.name for path in run_dir.glob("*/job.json"))
     return build_summary(str(run_dir), **(facts | fields))
 
 
@@ -60,7 +61,7 @@ def test_not_a_number_becomes_null(tmp_path: Path) -> None:
 def test_states_of_unfinished_jobs_and_the_order_given(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
     (run_dir / "dates" / "adapter_model.safetensors").unlink()
-    held = _build(run_dir, order=["waiting", "dates", "unit-conversion"])
+    held = _build(run_dir, names=["waiting", "dates", "unit-conversion"])
     states = {job["name"]: job["state"] for job in held["jobs"]}
     assert states == {"waiting": "QUEUED", "dates": "PAUSED", "unit-conversion": "SUCCEEDED"}
     assert list(states) == ["waiting", "dates", "unit-conversion"]
@@ -110,6 +111,20 @@ def test_printed_on_a_terminal_and_without_one(tmp_path: Path) -> None:
     assert len(lines) == 1 + 8 + 2
 
 
+def test_rows_that_were_dropped_are_said(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
+    path = run_dir / TASKS[0] / "job.json"
+    job = json.loads(path.read_text())
+    job["spec"] = {"train_rows": {"counts": {"num_dropped": 3}}, "eval_rows": {"counts": {"num_dropped": 1}}}
+    path.write_text(json.dumps(job))
+    summary = _build(run_dir)
+    assert {job["name"]: job["dropped_rows"] for job in summary["jobs"]} == {TASKS[0]: 4, TASKS[1]: 0}
+    console = Console(width=100, force_terminal=False, file=io.StringIO())
+    print_summary(summary, console)
+    said = [line for line in console.file.getvalue().splitlines() if "dropped" in line]  # type: ignore[attr-defined]
+    assert said == [f"{TASKS[0]}: 4 rows dropped, no target within max_length"]
+
+
 def test_many_jobs_are_cut_with_what_failed_first(tmp_path: Path) -> None:
     jobs = [{"name": f"j{i}", "state": "SUCCEEDED", "steps": 1, "tokens": 2, "train_loss": 1.0, "base_eval_loss": None,
              "eval_loss": None, "seconds": 1.0, "weights_sha256": "ab" * 32} for i in range(100)]  # fmt: skip
@@ -125,12 +140,11 @@ def test_many_jobs_are_cut_with_what_failed_first(tmp_path: Path) -> None:
 def test_figures_of_the_training_outlive_an_idle_resume(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", TASKS[:2], num_steps=5)
     recorded = _strict(run_dir / "summary.json")
-    idle = with_recorded_figures(str(run_dir), _build(run_dir, wall_s=0.1, cpu_s=0.1, peak_bytes=1, device=""))
+    idle = with_recorded_figures(recorded, _build(run_dir, wall_s=0.1, cpu_s=0.1, peak_bytes=1, device=""))
     for name in ("wall_s", "cpu_s", "peak_bytes", "tokens_per_s", "throughput", "device", "started_at"):
         assert idle[name] == recorded[name]
     assert idle["command"] == "c"
-    (run_dir / "summary.json").unlink()
-    assert with_recorded_figures(str(run_dir), {"wall_s": 0.1}) == {"wall_s": 0.1}
+    assert with_recorded_figures({}, {"wall_s": 0.1}) == {"wall_s": 0.1}
 
 
 def test_a_full_disk_leaves_no_half_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

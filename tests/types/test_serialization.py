@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import struct
 
 import pytest
 from hypothesis import given
@@ -67,6 +70,19 @@ def test_views(view: ClusterView) -> None:
     assert serialization.loads(ClusterView, serialization.dumps(view)) == view
 
 
+@given(st.floats() | st.integers(-(2**53), 2**53))
+def test_numbers_come_back_to_the_bit(value: float) -> None:
+    again = serialization.loads(PolicyState, serialization.dumps(PolicyState(items=(("x", value),)))).items[0][1]
+    assert struct.pack("d", again) == struct.pack("d", value) or (math.isnan(again) and math.isnan(value))
+
+
+def test_constants_are_those_of_python() -> None:
+    state = PolicyState(items=(("a", math.nan), ("b", math.inf), ("\u2028", -math.inf)))
+    text = serialization.dumps(state)
+    assert text == r'{"type":"PolicyState","items":[["a",NaN],["b",Infinity],["\u2028",-Infinity]]}'
+    assert json.loads(text)["items"][1] == ["b", math.inf]
+
+
 @given(actions)
 def test_actions(action: Action) -> None:
     assert serialization.loads(Action, serialization.dumps(action)) == action
@@ -86,6 +102,19 @@ def test_what_does_not_fit_is_refused() -> None:
         serialization.from_plain(Place, {"adapter": "a", "host": "h", "epoch": 1, "colour": "red"})
     with pytest.raises(ValueError, match="allowed: DrainHost"):
         serialization.from_plain(Action, {"type": "Explode"})
+    with pytest.raises(ValueError, match=r"^Place needs host; Place: epoch is 'two': ") as caught:
+        serialization.from_plain(Place, {"adapter": "a", "epoch": "two"})
+    assert "pydantic.dev" not in str(caught.value)
+    spec = serialization.to_plain(make_spec("a"))
+    with pytest.raises(ValueError, match=r"^JobSpec has no field lora\.rang$"):
+        serialization.from_plain(JobSpec, spec | {"lora": {"rang": 4}})
+    with pytest.raises(ValueError, match=r"^EOF"):
+        serialization.loads(Place, '{"adapter":')
+
+
+def test_a_field_of_the_wrong_type_is_not_written() -> None:
+    with pytest.raises(ValueError, match="float"):
+        serialization.dumps(PolicyState(items=(("a", "much"),)))  # type: ignore[arg-type]
 
 
 def test_the_hash_is_of_the_job_not_of_its_place() -> None:

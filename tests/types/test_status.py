@@ -9,7 +9,7 @@ from pathlib import Path
 from mlora_ray.clock import VirtualClock
 from mlora_ray.control.jobs.views import run_status
 from mlora_ray.types import HostReport, JobState
-from tests.fakes import Service, specs
+from tests.fakes.service import Service, specs
 
 RATES = tuple(HostReport(host=name, base="b", tokens_per_s=rate) for name, rate in (("h-0", 10.0), ("h-1", 20.0)))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mlora_ray.types.backoff import backoff_s
+
 MAX_LOSSES = 3  # of hosts of a base in a row, without one committed bundle between them: then launching waits
-
-
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 5.0, 300.0
 
 
@@ -24,18 +24,18 @@ class LaunchBackoff:
         self._commits_seen[base], self._losses[base], self._why[base] = commits, losses, why
         if losses < MAX_LOSSES:
             return ""
-        self._wait(base, now_s, losses - MAX_LOSSES)
+        self._wait(base, now_s, losses - MAX_LOSSES + 1)
         return f"{losses} hosts were lost with nothing trained between; the last: {why}"
 
     def refused(self, base: str, why: str, now_s: float) -> str:
         """A host cannot use its base. Answers why."""
         losses = self._losses.get(base, 0) + 1
         self._losses[base], self._why[base] = losses, why
-        self._wait(base, now_s, losses)
+        self._wait(base, now_s, losses + 1)
         return why
 
-    def _wait(self, base: str, now_s: float, doublings: int) -> None:
-        self._until_s[base] = now_s + min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(doublings, 10))
+    def _wait(self, base: str, now_s: float, attempt: int) -> None:
+        self._until_s[base] = now_s + backoff_s(attempt, FIRST_BACKOFF_S, MAX_BACKOFF_S)
 
     def may_launch(self, base: str, now_s: float) -> bool:
         return self._until_s.get(base, 0.0) <= now_s

@@ -1,4 +1,4 @@
-"""How hosts come and go: what the autoscaler wants is launched, unless its base is in trouble; who goes is let go."""
+"""How hosts come and go: what the autoscaler wants is launched, unless its base is in trouble; who goes is ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from mlora_ray.clock import Clock
 from mlora_ray.config.service_settings import ServiceSettings
 from mlora_ray.control.hosts.launch_backoff import LaunchBackoff
-from mlora_ray.control.hosts.managed_host import ManagedHost
+from mlora_ray.control.hosts.managed_host import HostState, HostTable, ManagedHost
 from mlora_ray.control.jobs.state import JobEntry
 from mlora_ray.control.metrics import Metrics
 from mlora_ray.control.transport import HOST_PREFIX, Transport
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Launcher:
-    """Adds to and takes from `members`, and keeps the database's hosts in step."""
+    """Adds to and takes from `hosts`, and keeps the database's in step."""
 
     def __init__(
         self,
@@ -39,15 +39,15 @@ class Launcher:
         settings: ServiceSettings,
         clock: Clock,
         metrics: Metrics,
-        members: dict[str, ManagedHost],
+        hosts: HostTable,
     ) -> None:
         self._transport, self._db, self._settings = transport, database, settings
-        self._clock, self._metrics, self._members = clock, metrics, members
+        self._clock, self._metrics, self._hosts = clock, metrics, hosts
         self._types = {t.name: t for t in settings.host_types}
         self._bases: dict[str, BaseSpec] = {}
         self._cooling: list[tuple[float, HostView]] = []  # nodes that outlive their hosts
         self._state = autoscale.AutoscaleState()
-        self.troubles = LaunchBackoff()
+        self.backoff = LaunchBackoff()
 
     def adopt(self) -> None:
         """Take over the hosts that the database knows; those that cannot be found are lost at the next round."""
@@ -55,11 +55,11 @@ class Launcher:
         for record in records:
             if record.state != "gone":
                 host_type = self._types.get(record.settings.host_type) or type_of(record)
-                line = self._transport.adopt(record.actor_name)
-                member = ManagedHost(record.settings, host_type, line, self._clock.elapsed_s())
-                member.was_alive = record.state != "starting"
-                member.drains = record.why if record.state == "draining" else ""
-                self._members[record.settings.id] = member
+                connection = self._transport.adopt(record.actor_name)
+                host = ManagedHost(record.settings, host_type, connection, self._clock.elapsed_s())
+                host.was_alive = record.state != "starting"
+                host.drained_why = record.why if record.state == "draining" else ""
+                self._hosts.add(host)
         known = {(r.settings.host_type, r.numerics) for r in records if r.numerics}
         self._state = autoscale.AutoscaleState(numerics=tuple(sorted(known)))
 
@@ -71,7 +71,7 @@ class Launcher:
         now_s = self._clock.elapsed_s()
         wanted = [a for a in actions if isinstance(a, LaunchHost) and may_launch and a.base in self._bases]
         for action in wanted:
-            if self.troubles.may_launch(action.base, now_s):
+            if self.backoff.may_launch(action.base, now_s):
                 self._launch(action)
         return [action.host for action in actions if isinstance(action, DrainHost)]
 
@@ -81,33 +81,33 @@ class Launcher:
         settings = host_settings(self._settings, name, host_type, self._bases[action.base])
         self._db.add_host(settings, settings.actor_name, self._clock.now_s())
         self._metrics.count("mlora_host_launches", host_type=host_type.name)
-        line = self._transport.launch(settings)
-        self._members[name] = ManagedHost(settings, host_type, line, self._clock.elapsed_s())
+        connection = self._transport.launch(settings)
+        self._hosts.add(ManagedHost(settings, host_type, connection, self._clock.elapsed_s()))
         reused = next((c for c in self._cooling if c[1].host_type == host_type.name), None)
         if reused:
             self._cooling.remove(reused)
 
     def call_off(self, name: str) -> None:
         """End a host that has not joined yet: nobody needs it, or it does not start. One adopted may have jobs."""
-        member = self._members.get(name)
-        if member is not None and not member.was_alive:
+        host = self._hosts.get(name)
+        if host is not None and not host.was_alive:
             self.end_host(name, "called off before it had started")
 
     def end_host(self, name: str, why: str) -> None:
-        """The last thing of a host. Where the database is away it stays a member, and is let go at a later tick."""
+        """The last thing of a host. Where the database is away it stays in the table, and ends at a later tick."""
         self._db.set_host_state(name, "gone", self._clock.now_s(), why)
-        member = self._members.pop(name)
-        member.line.stop()
+        host = self._hosts.remove(name)
+        host.connection.stop()
         outlives_s = self._settings.autoscale.node_idle_timeout_s
         if outlives_s > 0:
-            self._cooling.append((self._clock.elapsed_s() + outlives_s, member.view("draining")))
+            self._cooling.append((self._clock.elapsed_s() + outlives_s, host.view("draining")))
         log.warning("gone host=%s why=%s", name, why)
 
     def pending(self) -> tuple[HostView, ...]:
         """Hosts that have not loaded their base, and nodes that outlive their hosts and still cost money."""
         now_s = self._clock.elapsed_s()
         self._cooling = [c for c in self._cooling if c[0] > now_s]
-        starting = tuple(m.view("alive") for m in self._members.values() if m.info is None)
+        starting = tuple(host.view("alive") for host in self._hosts.in_state(HostState.STARTING))
         return (*starting, *(view for _, view in self._cooling))
 
 

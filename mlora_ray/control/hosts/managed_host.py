@@ -1,60 +1,105 @@
-"""The hosts of a fleet from launch to end: what is known of each, and how policies and people see it."""
+"""The hosts of a service, each once: what placement and fleet know of one from its launch to its end."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from mlora_ray.control.hosts.memory_trend import LEAK_S, MemoryTrend
-from mlora_ray.control.jobs.state import HostEntry
 from mlora_ray.control.transport import HostConnection
-from mlora_ray.types import HostInfo, HostReport, HostSettings, HostType, HostView
-from mlora_ray.types.status import HostStatus
+from mlora_ray.policies.models.step_time_fit import Timing
+from mlora_ray.types import Ack, HostInfo, HostReport, HostSettings, HostType, HostView
+
+
+class HostState(StrEnum):
+    STARTING = "starting"  # launched or adopted; it has not shown yet that its base is loaded
+    ALIVE = "alive"
+    DRAINING = "draining"  # nobody comes here any more, and everybody leaves
+    FENCED = "fenced"  # it has no jobs any more, and ends
 
 
 @dataclass(slots=True)
 class ManagedHost:
-    """One host from its launch to its end. Times are elapsed ones."""
+    """One host. Times are elapsed ones, but `leaves_at_s`."""
 
     settings: HostSettings
     type: HostType
-    line: HostConnection
+    connection: HostConnection
     since_s: float  # launched or adopted
-    info: HostInfo | None = None
+    state: HostState = HostState.STARTING
     was_alive: bool = False  # adopted: it had loaded its base before
-    drains: str = ""  # adopted: why it was draining
+    drained_why: str = ""  # adopted: why it was draining
+    info: HostInfo | None = None  # what it says of itself, once it has joined
+    report: HostReport = field(default_factory=lambda: HostReport(host="", base=""))  # the last one
+    timing: Timing = field(default_factory=Timing)  # of its rows, against what was predicted
+    acks: list[Ack] = field(default_factory=list)  # for its next tick
     asked_s: float | None = None  # of the tick that is not answered yet
+    leaves_at_s: float | None = None  # its node does (Unix epoch, s)
     leaks_since_s: float | None = None
-    memory: MemoryTrend = field(default_factory=lambda: MemoryTrend())
+    memory: MemoryTrend = field(default_factory=MemoryTrend)
     is_skew_told: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.settings.id
 
     @property
     def base(self) -> str:
         return self.settings.base.id
 
-    def leaks(self, report: HostReport, share: float, now_s: float) -> bool:
+    @property
+    def device_type(self) -> str:
+        return self.info.device_type if self.info else self.type.device
+
+    @property
+    def numerics(self) -> str:
+        """Empty before it has joined."""
+        return self.info.numerics if self.info else ""
+
+    @property
+    def node_id(self) -> str:
+        return self.info.node_id if self.info else ""
+
+    @property
+    def node_ip(self) -> str:
+        return self.info.node_ip if self.info else ""
+
+    @property
+    def is_living(self) -> bool:
+        """It has joined and is not fenced: it has jobs, or may have some."""
+        return self.state in (HostState.ALIVE, HostState.DRAINING)
+
+    @property
+    def is_draining(self) -> bool:
+        return self.state is HostState.DRAINING
+
+    @property
+    def is_wanted(self) -> bool:
+        """It is there or comes, and does not leave."""
+        return self.state in (HostState.STARTING, HostState.ALIVE)
+
+    def join(self, info: HostInfo) -> None:
+        """It has loaded its base."""
+        self.info, self.state = info, HostState.ALIVE
+        self.report = HostReport(host=self.name, base=self.base)
+
+    def leaks(self, share: float, now_s: float) -> bool:
         """Whether it has used more than `share` of its memory limit for a minute, or is on its way there for hours."""
-        self.memory.add(now_s, report.memory_bytes)
-        if 0 < report.memory_limit_bytes * share < self.memory.projected_bytes():
+        used_bytes, allowed_bytes = self.report.memory_bytes, self.report.memory_limit_bytes * share
+        self.memory.add(now_s, used_bytes)
+        if 0 < allowed_bytes < self.memory.projected_bytes():
             return True
-        if not 0 < report.memory_limit_bytes * share < report.memory_bytes:
+        if not 0 < allowed_bytes < used_bytes:
             self.leaks_since_s = None
             return False
         self.leaks_since_s = self.leaks_since_s or now_s
         return now_s - self.leaks_since_s > LEAK_S
 
-    def stage(self) -> str:
-        """What a host that has not joined is at."""
-        if self.line.is_placed():
-            return "loads its base"
-        cpus = f"{self.settings.num_cpus:g} CPU{'s' if self.settings.num_cpus != 1 else ''}"
-        gpus = f" and {self.settings.num_gpus:g} GPU" if self.settings.num_gpus else ""
-        labels = ", ".join(f"{k}={v}" for k, v in self.settings.labels)
-        return f"waits for a node with {cpus}{gpus} free" + (f" ({labels})" if labels else "")
-
     def view(self, state: str) -> HostView:
         """For a policy, before it has joined or after it has left."""
         return HostView(
-            id=self.settings.id,
+            id=self.name,
             base=self.base,
             device_type=self.type.device,
             zone=self.type.zone,
@@ -63,28 +108,38 @@ class ManagedHost:
             host_type=self.type.name,
         )
 
-    def status(self, host: HostEntry | None, num_jobs: int, now_s: float, trouble: str) -> HostStatus:
-        """For people. `host` is placement's knowledge of it, once it has joined."""
-        info = self.info
-        report = host.report if host else HostReport(host=self.settings.id, base=self.base)
-        return HostStatus(
-            id=self.settings.id,
-            host_type=self.type.name,
-            base=self.base,
-            state=host.state if host else "starting",
-            node_id=info.node_id if info else "",
-            node_ip=info.node_ip if info else "",
-            pid=info.pid if info else 0,
-            device_type=info.device_type if info else self.type.device,
-            is_spot=self.type.is_spot,
-            num_jobs=num_jobs,
-            tokens_per_s=report.tokens_per_s,
-            memory_bytes=report.memory_bytes,
-            memory_limit_bytes=report.memory_limit_bytes,
-            alive_s=now_s - self.since_s,
-            stalled_s=report.stalled_s,
-            row_tokens=report.row_tokens,
-            row_why=report.row_why,
-            step_time_drift=host.timing.drift if host else 0.0,
-            detail=report.warning if host else self.stage() + (f"; the one before it: {trouble}" if trouble else ""),
-        )
+
+class HostTable:
+    """By name, in the order of their launch."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, ManagedHost] = {}
+
+    def add(self, host: ManagedHost) -> None:
+        self._all[host.name] = host
+
+    def remove(self, name: str) -> ManagedHost:
+        return self._all.pop(name)
+
+    def __getitem__(self, name: str) -> ManagedHost:
+        return self._all[name]
+
+    def get(self, name: str) -> ManagedHost | None:
+        return self._all.get(name)
+
+    def __iter__(self) -> Iterator[ManagedHost]:
+        """A copy: who iterates may add and remove."""
+        return iter(list(self._all.values()))
+
+    def names(self) -> set[str]:
+        return set(self._all)
+
+    def living(self) -> list[ManagedHost]:
+        return [host for host in self._all.values() if host.is_living]
+
+    def is_living(self, name: str) -> bool:
+        host = self._all.get(name)
+        return host is not None and host.is_living
+
+    def in_state(self, state: HostState) -> list[ManagedHost]:
+        return [host for host in self._all.values() if host.state is state]

@@ -14,9 +14,11 @@ from mlora_ray.control.metrics import Metrics
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.store.metrics_file import MetricsFiles
 from mlora_ray.types import BundleReport, FailureReport, JobState
+from mlora_ray.types.backoff import backoff_s
 from mlora_ray.types.records import Commit
 
-MAX_UNREAD = 8  # times in a row that no host could read a job's files, with waits of up to 30 s between; then it fails
+MAX_UNREAD = 8  # times in a row that no host could read a job's files, with waits between; then it fails
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class Commits:
         if report.is_unread and job.num_unread < MAX_UNREAD:
             self._read_later(job, report)
         elif self._db.commit_failure(report, self._clock.now_s(), host):
-            self._jobs.change(job, state=JobState.FAILED, error=report.error)
+            self._jobs.change(job, state=JobState.FAILED, error=report.reason)
 
     def _read_later(self, job: JobEntry, report: FailureReport) -> None:
         """A bundle that is damaged or gone costs the steps since the one before; storage that is away, a wait."""
@@ -92,7 +94,7 @@ class Commits:
             self._unwritten.add(job.name)
         else:
             job.num_unread += 1
-            job.waits_until_s = self._clock.now_s() + min(30.0, 0.5 * 2**job.num_unread)
+            job.waits_until_s = self._clock.now_s() + backoff_s(job.num_unread, FIRST_BACKOFF_S, MAX_BACKOFF_S)
         log.warning("job=%s host=%s cannot be read there: %s", job.name, job.record.host, report.error)
         self._ownership.reassign([(job, JobState.QUEUED, "")], "requeued")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from mlora_ray.policies.contract import Policy, Refusal, validate_actions
 from mlora_ray.policies.placement.fifo import Fifo
 from mlora_ray.store.decision_log import log
@@ -21,7 +19,7 @@ def safe_decide(
     try:
         asked, after = policy.decide(view, state)
         allowed, refused = validate_actions(view, list(asked))
-        if serialization.from_plain(PolicyState, json.loads(serialization.dumps(after))) != after:
+        if serialization.loads(PolicyState, serialization.dumps(after)) != after:
             raise TypeError(f"its state is {after!r}, not a PolicyState of names and numbers")
         state = after
         if not refused:

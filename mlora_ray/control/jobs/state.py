@@ -1,14 +1,13 @@
-"""What placement holds in memory of jobs and hosts, and how policies and people see it."""
+"""What placement knows of jobs, in memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mlora_ray.policies.models.step_time_fit import Timing
-from mlora_ray.types import Ack, HostInfo, HostReport, HostType, JobState, Progress
+from mlora_ray.types import JobState, Progress
 from mlora_ray.types.records import JobRecord
 
 
@@ -35,27 +34,29 @@ class JobEntry:
         return self.record.spec.name
 
     @property
+    def wants_to_train(self) -> bool:
+        """It is on a host or waits for one."""
+        return self.record.state.is_on_host or self.record.state is JobState.QUEUED
+
+    @property
+    def base(self) -> str:
+        return self.record.spec.base.id
+
+    @property
+    def device_type(self) -> str:
+        """Empty: any."""
+        return self.record.spec.device_type
+
+    @property
+    def numerics(self) -> str:
+        """Empty: it has not begun."""
+        return self.record.numerics
+
+    @property
     def num_uncommitted(self) -> int:
         """Steps that its host has shown beyond the last bundle."""
         now = self.progress
         return max(0, now.step - self.record.step) if now and now.epoch == self.record.epoch else 0
-
-
-@dataclass(slots=True)
-class HostEntry:
-    """A living host and what waits to be told to it."""
-
-    info: HostInfo
-    type: HostType
-    report: HostReport
-    acks: list[Ack] = field(default_factory=list)
-    leaves_at_s: float | None = None  # of a draining node
-    is_draining: bool = False
-    timing: Timing = field(default_factory=Timing)  # of its rows, against what was predicted
-
-    @property
-    def state(self) -> str:
-        return "draining" if self.is_draining else "alive"
 
 
 class JobTable:
@@ -105,7 +106,7 @@ class JobTable:
 
     def hosts(self) -> set[str]:
         """Those that open jobs are on."""
-        return {host for host, held in self._on.items() if held}
+        return {host for host, jobs in self._on.items() if jobs}
 
     def _list(self, job: JobEntry) -> None:
         if job.record.state.is_final:
@@ -119,4 +120,4 @@ class JobTable:
         """Raises AssertionError when the lists do not say what the records say."""
         assert set(self._open) == {j.name for j in self if not j.record.state.is_final}
         placed = {(j.record.host, j.name) for j in self if j.record.host and not j.record.state.is_final}
-        assert placed == {(host, name) for host, held in self._on.items() for name in held}
+        assert placed == {(host, name) for host, jobs in self._on.items() for name in jobs}

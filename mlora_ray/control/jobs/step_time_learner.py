@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlora_ray.control.jobs.state import HostEntry
+from mlora_ray.control.hosts.managed_host import ManagedHost
 from mlora_ray.policies.models.step_time import StepTimes
 from mlora_ray.policies.models.step_time_fit import StepTimeFit, learn, predicted_s, rows_since
 from mlora_ray.types import HostReport, LearnedStepTime
@@ -15,12 +15,12 @@ class StepLearner:
         self._profiles = profiles
         self._learned: dict[tuple[str, str], StepTimeFit] = {}
 
-    def take(self, host: HostEntry, report: HostReport) -> None:
+    def take(self, host: ManagedHost, report: HostReport) -> None:
         """Rows that the host has run since the report that it is known by."""
         rows = rows_since(host.report.rows, report.rows)
         if rows.num_rows <= 0:
             return
-        base, device_type = key = (host.info.base, host.info.device_type)
+        base, device_type = key = (host.base, host.device_type)
         profile = self._profiles.measured(*key) if self._profiles else None
         before = self._learned.get(key, StepTimeFit())
         host.timing = host.timing.after(rows, predicted_s(rows, before.published, profile))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from mlora_ray.control.jobs.state import HostEntry, JobEntry, JobTable
+from mlora_ray.control.hosts.managed_host import ManagedHost
+from mlora_ray.control.jobs.state import JobEntry, JobTable
 from mlora_ray.types import AdapterView, HostReport, HostView, JobState
 from mlora_ray.types.status import JobStatus, RunStatus
 
 
-def host_views(hosts: Mapping[str, HostEntry], jobs: JobTable) -> tuple[HostView, ...]:
+def host_views(hosts: Iterable[ManagedHost], jobs: JobTable) -> tuple[HostView, ...]:
     """Living hosts.
 
     A host pages between its adapters by itself, so none has a bound (`free_bytes` 0); an adapter that is larger than
@@ -18,20 +19,20 @@ def host_views(hosts: Mapping[str, HostEntry], jobs: JobTable) -> tuple[HostView
     """
     return tuple(
         HostView(
-            id=name,
-            base=h.info.base,
-            device_type=h.info.device_type,
+            id=h.name,
+            base=h.base,
+            device_type=h.device_type,
             zone=h.type.zone,
             is_spot=h.type.is_spot,
             state=h.state,
-            group=tuple(j.name for j in jobs.on(name)),
+            group=tuple(j.name for j in jobs.on(h.name)),
             step_s=h.report.step_s,
             host_type=h.type.name,
-            numerics=h.info.numerics,
+            numerics=h.numerics,
             tokens_per_s=h.report.tokens_per_s,
             leaves_at_s=h.leaves_at_s,
         )
-        for name, h in hosts.items()
+        for h in hosts
     )
 
 

@@ -81,10 +81,10 @@ class _Batch:
 
 
 def commit_failure(session: Session, report: FailureReport, at_s: float, host: str) -> bool:
-    values = {"state": JobState.FAILED.value, "error": report.error}
+    values = {"state": JobState.FAILED.value, "error": report.reason}
     if not num_changed(session, update(JobRow).where(*owned(report.job, report.epoch)).values(**values)):
         return False
-    row = EventRow(at_s=at_s, kind="failed", job=report.job, host=host, epoch=report.epoch, detail=report.error)
+    row = EventRow(at_s=at_s, kind="failed", job=report.job, host=host, epoch=report.epoch, detail=report.reason)
     session.add(row)
     return True
 

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from mlora_ray.store.database.tables import BundleRow, EventRow, HostRow, JobRow, StepRow
 from mlora_ray.types import JobState
 
-ON_A_HOST = (JobState.PLACED.value, JobState.TRAINING.value, JobState.MIGRATING.value)
 COMMITS = ("saved", "succeeded", "failed")
 ENDS = {s.value.lower(): s.value for s in JobState if s.is_final}  # an event's kind, and the state it leaves
 
@@ -75,9 +74,10 @@ def _of_bundles(job: JobRow, bundles: Sequence[BundleRow]) -> Iterator[str]:
 
 def _of_owner(job: JobRow, log: Iterable[EventRow], hosts: set[str]) -> Iterator[str]:
     """A job on a host names it; under one epoch one host has owned it, and nobody else has committed."""
-    if (job.state in ON_A_HOST) != bool(job.host) and job.state in (*ON_A_HOST, JobState.QUEUED.value):
+    state = JobState(job.state)
+    if state.is_on_host != bool(job.host) and (state.is_on_host or state is JobState.QUEUED):
         yield f"it is {job.state} on host {job.host!r}"
-    if job.state in ON_A_HOST and hosts and job.host not in hosts:
+    if state.is_on_host and hosts and job.host not in hosts:
         yield f"its host {job.host!r} was never launched"
     owners: dict[int, set[str]] = defaultdict(set)
     for event in log:

@@ -8,7 +8,8 @@ from pathlib import Path
 from mlora_ray.clock import VirtualClock
 from mlora_ray.types import AutoscaleSettings, HostType, JobState
 from tests.conftest import make_spec
-from tests.fakes import FakeHost, Service, specs
+from tests.fakes.host import FakeHost
+from tests.fakes.service import Service, specs
 
 SPOT = HostType(name="spot", is_spot=True, max_hosts=4)
 STEADY = HostType(name="steady", max_hosts=4)

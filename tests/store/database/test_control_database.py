@@ -76,6 +76,14 @@ def test_an_ended_job_takes_nothing_more(database: ControlDatabase) -> None:
     assert database.jobs()[0].error == "nan"
 
 
+def test_a_failure_of_storage_is_still_one_when_it_is_read(database: ControlDatabase) -> None:
+    full = FailureReport(job="a", epoch=0, step=0, error="5 attempts: full", is_unsaved=True)
+    own = FailureReport(job="b", epoch=0, step=0, error="storage of nan")
+    assert all(database.commit_failure(report, 1.0) for report in (full, own))
+    kept = {job.spec.name: (job.error, job.is_unsaved) for job in database.jobs()}
+    assert (kept["a"], kept["b"]) == (("storage, 5 attempts: full", True), ("storage of nan", False))
+
+
 def test_steps_that_a_moved_state_brings_again_are_committed_once(database: ControlDatabase) -> None:
     assert database.commit_bundle(bundle("a", 0, 1, 3), 1.0) is Commit.COMMITTED
     database.change_hands([Reassignment("a", 0, JobState.PLACED, "h")], 1.5, "moved")

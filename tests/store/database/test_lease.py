@@ -225,7 +225,7 @@ def test_clocks_play_no_part(services: Services) -> None:
 SERVICE = """
 import sys
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.store.records import LeaseLost
+from mlora_ray.errors import LeaseLost
 database = ControlDatabase(sys.argv[1])
 database.take_lease("the process")
 print("ready", flush=True)

@@ -13,7 +13,7 @@ from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import JobState
 from mlora_ray.types.records import Commit
 from tests.conftest import make_spec
-from tests.fakes import Service
+from tests.fakes.service import Service
 from tests.postgres import PostgresServer
 from tests.store.database.lossy import LossyLine
 from tests.store.database.test_control_database import bundle

@@ -1,52 +1,33 @@
-"""A host that trains in no time, over real bundle files; the transport to such hosts; a service ticked by hand."""
+"""A host that trains in no time, over real bundle files."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from mlora_ray.clock import VirtualClock
-from mlora_ray.config.service_settings import ServiceSettings
-from mlora_ray.control.jobs.placement import Placement
-from mlora_ray.control.jobs.state import JobEntry
-from mlora_ray.control.metrics import Metrics
-from mlora_ray.control.service import PlacementService
 from mlora_ray.control.transport import HostGone
 from mlora_ray.errors import StorageError
-from mlora_ray.policies.placement.fifo import Fifo
 from mlora_ray.store.bundles import bundle_uri, read_bundle, write_bundle
-from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import (
     Ack,
-    Action,
     Arrival,
     Assignment,
-    AutoscaleSettings,
     BundleReport,
-    ClusterView,
     CrossLosses,
     CrossRequest,
     FailureReport,
     HostInfo,
     HostReport,
     HostSettings,
-    HostType,
     HostUsage,
-    JobSpec,
-    JobState,
     MovedState,
-    PolicyState,
     Progress,
     RowStats,
     StepReport,
     Tick,
 )
-from mlora_ray.types.service import SubmitRequest
-from tests.conftest import make_spec, make_step
+from tests.conftest import make_step
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,9 +38,9 @@ class _Training:
 
 
 class FakeHost:
-    """The host protocol (`fleet.Line`) in this process: one training step for each job and tick.
+    """The host protocol (`control.transport.HostConnection`) in this process: one training step for each job and tick.
 
-    Bundles are real files. `fail_after` jobs fail at a step of their own; `is_dead` cuts the line; `is_hung` answers
+    Bundles are real files. `fail_after` jobs fail at a step of their own; `is_dead` cuts it off; `is_hung` answers
     nothing.
     """
 
@@ -244,152 +225,3 @@ class FakeHost:
             row_why=self.row_why,
             rows=self.rows,
         )
-
-
-class FakeMove:
-    """A state that arrives when it is asked for the second time."""
-
-    def __init__(self, source: FakeHost, target: FakeHost, assignment: Assignment, old_epoch: int) -> None:
-        self.source, self.target, self.assignment, self.old_epoch = source, target, assignment, old_epoch
-        self.num_asked = 0
-
-    def outcome(self) -> str | None:
-        self.num_asked += 1
-        if self.num_asked < 2:
-            return None
-        try:
-            self.target.receive(self.assignment, self.source.release_state(self.assignment.spec.name, self.old_epoch))
-        except HostGone as error:
-            return str(error)
-        return ""
-
-
-class FakeTransport:
-    """Hosts in this process."""
-
-    def __init__(self) -> None:
-        self.launched: list[FakeHost] = []
-        self.leaving: dict[str, float] = {}
-        self.requested: list[str] = []
-        self.prepare = lambda host: None  # a test's say in every new host
-
-    def launch(self, settings: HostSettings) -> FakeHost:
-        host = FakeHost(settings)
-        self.prepare(host)
-        self.launched.append(host)
-        return host
-
-    def adopt(self, actor_name: str) -> FakeHost:
-        found = [h for h in self.launched if h.settings.actor_name == actor_name]
-        if not found:
-            raise HostGone("no such actor")
-        return found[0]
-
-    def wait(self, lines: Sequence[FakeHost], timeout_s: float) -> None:
-        assert timeout_s < 10
-
-    def move(self, source: FakeHost, target: FakeHost, assignment: Assignment, old_epoch: int) -> FakeMove:
-        return FakeMove(source, target, assignment, old_epoch)
-
-    def draining(self) -> dict[str, float]:
-        return self.leaving
-
-    def request(self, wanted: Sequence[HostSettings]) -> None:
-        self.requested = [s.id for s in wanted]
-
-    @property
-    def living(self) -> list[FakeHost]:
-        return [h for h in self.launched if not h.is_dead and not h.stopped]
-
-
-class Service:
-    """A control with two fake hosts, ticked by hand; `restart` is what Ray does to a placement actor that died."""
-
-    def __init__(self, folder: Path, clock: VirtualClock, *, num_hosts: int = 2, **settings: object) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder, self.clock = folder, clock
-        self.transport = FakeTransport()
-        self.settings = dataclasses.replace(
-            ServiceSettings(
-                storage=str(folder / "out"),
-                database_url=f"sqlite:///{folder}/control.db",
-                host_types=(HostType(name="h", max_hosts=num_hosts),),
-                autoscale=AutoscaleSettings(min_hosts=num_hosts, max_hosts=num_hosts),
-            ),
-            **settings,  # type: ignore[arg-type]
-        )
-        self.control = self._open()
-
-    def _open(self) -> PlacementService:
-        metrics = Metrics("test", lambda spec, service: lambda value, tags: None)
-        return PlacementService(self.settings, self.transport, self.clock, "test", metrics)
-
-    @property
-    def placement(self) -> Placement:
-        return self.control.placement
-
-    @property
-    def database(self) -> ControlDatabase:
-        return self.placement._db
-
-    @property
-    def launched(self) -> list[FakeHost]:
-        return self.transport.launched
-
-    def restart(self) -> None:
-        self.database.close()
-        self.control = self._open()
-
-    def submit(self, specs: Sequence[JobSpec], sizes: Sequence[tuple[str, int]] = ()) -> None:
-        self.control.submit(SubmitRequest(specs=tuple(specs), state_bytes=tuple(sizes)))
-
-    def tick(self, times: int = 1) -> None:
-        for _ in range(times):
-            self.clock.advance(1.0)
-            self.control.tick()
-            self.placement.jobs.check_integrity()
-
-    def run(self, max_ticks: int = 300) -> None:
-        for _ in range(max_ticks):
-            if self.placement.is_done():
-                return
-            self.tick()
-        raise AssertionError(f"not done after {max_ticks} ticks: {self.control.status()}")
-
-    def job(self, name: str) -> JobEntry:
-        return self.placement.jobs[name]
-
-    def states(self) -> dict[str, JobState]:
-        return {r.spec.name: r.state for r in self.database.jobs()}
-
-    def kinds(self, job: str = "") -> list[str]:
-        return [e.kind for e in self.database.events(job=job)]
-
-    def check_integrity(self) -> None:
-        """Committed steps of each job are 1..n without a gap, and metrics.jsonl says the same."""
-        self.database.check_integrity()
-        for record in self.database.jobs():
-            name = record.spec.name
-            steps = [s for s, _ in self.database.steps(name)]
-            assert steps == [make_step(name, i) for i in range(1, record.step + 1)]
-            path = self.folder / "out" / name / "metrics.jsonl"
-            lines = path.read_text().splitlines() if path.exists() else []
-            assert [json.loads(line)["step"] for line in lines] == [s.step for s in steps]
-            assert record.bundle_uri == "" or Path(record.bundle_uri).exists()
-
-
-class Scripted:
-    """Fifo, but for the actions that a test puts in."""
-
-    name = "scripted"
-    next: Callable[[ClusterView], list[Action]] | None = None
-
-    def decide(self, view: ClusterView, state: PolicyState) -> tuple[list[Action], PolicyState]:
-        if Scripted.next is None:
-            return Fifo().decide(view, state)
-        asked, Scripted.next = Scripted.next, None
-        return asked(view), state
-
-
-def specs(count: int, **values: int) -> list[JobSpec]:
-    return [make_spec(f"job-{i}", **values) for i in range(count)]
