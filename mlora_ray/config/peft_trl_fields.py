@@ -96,7 +96,7 @@ TRAINING_ARGUMENTS: dict[str, Taken | Harmless] = {
     "save_steps": Taken("save_steps"),
     "seed": Taken("seed"),
     "data_seed": Taken("data_seed", is_nullable=True),
-    "output_dir": Harmless((), "`mlora-ray train FILE --out DIR` says where results go, a folder for each job's name"),
+    "output_dir": Harmless((), "`--out DIR`, in Python `out`, says where results go, a folder for each job's name"),
     "optim_args": Harmless(("",), "use adam_beta1, adam_beta2 and adam_epsilon"),
     "optim_target_modules": Harmless(([],), "it belongs to GaLore and APOLLO; target_modules says what is trained"),
     "average_tokens_across_devices": ANY,
