@@ -96,7 +96,7 @@ TRAINING_ARGUMENTS: dict[str, Taken | Harmless] = {
     "save_steps": Taken("save_steps"),
     "seed": Taken("seed"),
     "data_seed": Taken("data_seed", is_nullable=True),
-    "output_dir": Harmless((), "`mlora-ray train FILE --out DIR` says where results go, a folder for each job's name"),
+    "output_dir": Harmless((), "`--out DIR`, in Python `out`, says where results go, a folder for each job's name"),
     "optim_args": Harmless(("",), "use adam_beta1, adam_beta2 and adam_epsilon"),
     "optim_target_modules": Harmless(([],), "it belongs to GaLore and APOLLO; target_modules says what is trained"),
     "average_tokens_across_devices": ANY,
@@ -192,8 +192,9 @@ TRAINING_ARGUMENTS: dict[str, Taken | Harmless] = {
     "local_rank": ANY,
 }
 
-# `dataset_text_field` and `assistant_only_loss` stand with the fields of the rows.
 SFT_CONFIG: dict[str, Taken | Harmless] = {
+    "dataset_text_field": Taken("dataset_text_field"),
+    "assistant_only_loss": Taken("assistant_only_loss"),
     "max_length": Taken("max_length"),
     "completion_only_loss": Taken("completion_only_loss", is_nullable=True),
     "model_init_kwargs": Harmless(({},), "use base and dtype at the top of the file"),

@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
             "template must be left out: rows go through the base's own chat template (found qwen)",
             "cutoff_len is an unknown field; did you mean max_length? (found 4096)",
             "deepspeed must be false: a job trains on one device",
-            "output_dir must be left out: `mlora-ray train FILE --out DIR` says where results go",
+            "output_dir must be left out: `--out DIR`, in Python `out`, says where results go",
             "val_size must be 0: put the held-out rows into a file of their own and name it in eval (found 0.1)",
             "evaluation_strategy is an unknown field; did you mean eval_strategy? (found steps)",
         ],

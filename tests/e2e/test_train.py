@@ -135,10 +135,10 @@ def test_the_directory_of_a_run_is_refused(folder: Path, quiet: Path) -> None:
     assert "--resume" in err
     assert "--overwrite" in err
     _, err = refused("train", str(folder / "jobs.yaml"), "--out", str(quiet), "--resume", "--threads", "2")
-    assert "--threads: '2' — 1, with which this run began" in err
+    assert "--threads must be 1, with which this run began" in err
     out, err = refused("train", str(folder / "wild.yaml"), "--out", str(quiet), "--resume", "--json")
-    assert "jobs.wild.name" in err
-    assert json.loads(out)["mistakes"][0]["field"] == "jobs.wild.name"
+    assert 'job "wild": name is a new name' in err
+    assert json.loads(out)["mistakes"][0]["job"] == "wild"
     assert hashes(quiet) == before
 
 
