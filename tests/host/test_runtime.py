@@ -17,7 +17,8 @@ import torch
 
 from mlora_ray.clock import VirtualClock
 from mlora_ray.engine import engine as engine_module
-from mlora_ray.engine.base import Base, load_base
+from mlora_ray.engine.base import Base
+from mlora_ray.engine.base_loading import load_base
 from mlora_ray.engine.engine import Engine
 from mlora_ray.engine.executor import Raised
 from mlora_ray.errors import MloraError
