@@ -62,6 +62,11 @@ chaos: $(STAMP)
 	$(BIN)/python -m pytest tests/chaos/test_directed.py -m directed
 	$(BIN)/python -m tests.chaos --seeds $(SEEDS)
 
+# docs/supported-bases.md: every decoder family of transformers, proven or refused. Minutes.
+.PHONY: supported-bases
+supported-bases: $(STAMP)
+	$(BIN)/python -m tests.engine.families docs/supported-bases.md
+
 wheel: $(STAMP)
 	$(BIN)/python -m build --outdir dist .
 

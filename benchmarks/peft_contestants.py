@@ -165,7 +165,7 @@ def _load_engine(jobs: list[BenchJob], pages: str) -> Any:
     import psutil
     import torch
 
-    from mlora_ray.engine.base import load_base
+    from mlora_ray.engine.base_loading import load_base
     from mlora_ray.engine.engine import Engine
 
     base = load_base(jobs[0].spec.base, "cpu", torch.get_num_threads())

@@ -16,21 +16,27 @@ class BaseShapes(NamedTuple):
     hidden_size: int
 
 
+def is_plain_linear(module: object) -> bool:
+    """An `nn.Linear` that computes as `nn.Linear` does; a subclass with a forward of its own (a router) does not."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
 @functools.lru_cache(maxsize=16)
 def base_shapes(base_path: str) -> BaseShapes:
     """Shapes of the base in `base_path`, built on the meta device once per process."""
     import torch
-    from torch import nn
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(base_path, local_files_only=True)
+    config = AutoConfig.from_pretrained(base_path, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config)
+        base = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     head = base.get_output_embeddings()
     linears = {
-        name: (module.in_features, module.out_features)
+        name: (int(module.in_features), int(module.out_features))
         for name, module in base.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if is_plain_linear(module) and module is not head
     }
     num_parameters = sum(p.numel() for p in base.parameters())
     max_position = int(getattr(config, "max_position_embeddings", 0) or 0)

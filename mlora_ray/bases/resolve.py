@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mlora_ray.types import BaseSpec
 
 DTYPES = ("bfloat16", "float32")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
+IDENTITY_FILES = ("config.json", "tokenizer", "chat_template", "special_tokens_map", "added_tokens", "vocab", "merges")
 HASH_CHUNK_BYTES = 16 << 20
 
 
@@ -36,6 +38,23 @@ def base_sha256(path: str) -> str:
     """SHA-256 over the names and bytes of the directory's safetensors files, in name order."""
     files = sorted(Path(path).glob("*.safetensors"))
     return _hash_files(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+def base_files_sha256(path: str) -> str:
+    """SHA-256 of what makes the weights a model: config.json, the tokenizer's files and the chat template.
+
+    Where a file was saved, and by which version of transformers, is left out.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(f for f in Path(path).iterdir() if f.is_file() and f.name.startswith(IDENTITY_FILES)):
+        content = file.read_bytes()
+        if file.suffix == ".json" and file.name != "tokenizer.json":
+            settings = json.loads(content)
+            for name in ("_name_or_path", "name_or_path", "transformers_version"):
+                settings.pop(name, None)
+            content = json.dumps(settings, sort_keys=True).encode()
+        digest.update(f"{file.name}|{len(content)}|".encode() + content)
+    return digest.hexdigest()
 
 
 def num_parameters(path: str) -> int:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mlora_ray.bases.resolve import base_sha256
 from mlora_ray.engine.fused_modules import replace_modules
 from mlora_ray.engine.packed_row import RowContext
 from mlora_ray.engine.site_groups import SiteGroup, find_groups
@@ -35,29 +33,17 @@ class Base:
     config: object
     device: torch.device
     dtype: torch.dtype
-    sha256: str
+    sha256: str  # of its weights
+    files_sha256: str  # of config, tokenizer and chat template
     num_bytes: int
     softcap: float = 0.0
     logit_scale: float = 1.0
     position_limit: int = 0
 
 
-def load_base(spec: BaseSpec, device: str = "cpu", threads: int | None = None, tile: int = ROW_TILE) -> Base:
-    """Load weights from `spec.path`, freeze them and put our modules in. Raises MloraError when they cannot be used."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # it would break into ours
-    # oneDNN keeps 1,024 compiled GEMM shapes; many adapters of several ranks and lengths use more.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-    if threads:
-        torch.set_num_threads(threads)
-    dtype = getattr(torch, spec.dtype)
-    model = AutoModelForCausalLM.from_pretrained(spec.path, dtype=dtype, local_files_only=True)
-    return prepare_base(model.to(device), spec, base_sha256(spec.path), tile)
-
-
-def prepare_base(model: nn.Module, spec: BaseSpec, sha256: str = "", tile: int = ROW_TILE) -> Base:
+def prepare_base(
+    model: nn.Module, spec: BaseSpec, sha256: str = "", tile: int = ROW_TILE, files_sha256: str = ""
+) -> Base:
     """Freeze a loaded model and replace its modules in place."""
     device = next(model.parameters()).device
     model.eval().requires_grad_(False)
@@ -82,6 +68,7 @@ def prepare_base(model: nn.Module, spec: BaseSpec, sha256: str = "", tile: int =
         device=device,
         dtype=next(model.parameters()).dtype,
         sha256=sha256,
+        files_sha256=files_sha256,
         num_bytes=_num_bytes(model, groups),
         softcap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
         logit_scale=_logit_scale(config),
@@ -93,7 +80,9 @@ def prepare_base(model: nn.Module, spec: BaseSpec, sha256: str = "", tile: int =
 def _register_attention(name: str, context: RowContext) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask, scaling=None, **kwargs):
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, scaling=None, **kwargs
+    ):
         if kwargs.get("s_aux") is not None:
             raise MloraError(f"attention sinks of {type(module).__name__} are not supported")
         assert context.row is not None, "a base runs packed rows only"
@@ -101,7 +90,7 @@ def _register_attention(name: str, context: RowContext) -> None:
         window = int(kwargs.get("sliding_window") or 0)
         softcap = float(kwargs.get("softcap") or 0.0)
         out = SegmentAttention.apply(query[0], key[0], value[0], context.row.sequences, scale, window, softcap)
-        return out.transpose(0, 1).unsqueeze(0), None
+        return out.transpose(0, 1).contiguous().unsqueeze(0), None  # contiguous as the stock ones: some take a view
 
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, lambda *args, **kwargs: None)

@@ -101,6 +101,7 @@ def made_on(base: Base) -> dict[str, Any]:
     device = torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type
     return {
         "base_sha256": base.sha256,
+        "base_files_sha256": base.files_sha256,
         "versions": library_versions(),
         "device": device,
         "threads": torch.get_num_threads(),

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mlora_ray.bases.linear_shapes import is_plain_linear
+
 
 class Site(NamedTuple):
     """One linear of the base, columns `[out_start, out_start + num_out)` of its site group's output."""
@@ -31,7 +33,8 @@ class SiteGroup(NamedTuple):
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
     """Every plain linear of the model but its output head, by module path."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    named = model.named_modules()
+    return {name: m for name, m in named if is_plain_linear(m) and m is not head}
 
 
 def find_groups(model: nn.Module) -> list[SiteGroup]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from mlora_ray.bases.resolve import num_parameters, resolve_base
-from mlora_ray.engine.base import load_base
+from mlora_ray.engine.base_loading import load_base
 from mlora_ray.engine.engine import Engine
 from mlora_ray.engine.memory_budget import detect_limit
 from mlora_ray.engine.numerics import machine_facts, numerics_of
@@ -44,6 +44,7 @@ def start_hosting(settings: HostSettings, node_id: str = "", node_ip: str = "") 
         id=settings.id,
         base=settings.base.id,
         base_sha256=base.sha256,
+        base_files_sha256=base.files_sha256,
         device_type=base.device.type,
         pid=os.getpid(),
         memory_limit_bytes=budget.limit_bytes,

@@ -7,11 +7,13 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+from mlora_ray.bases.checkpoint_files import refuse_custom_code
 from mlora_ray.bases.linear_shapes import BaseShapes, base_shapes
 from mlora_ray.bases.resolve import resolve_base
 from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.data import batch_sampler
 from mlora_ray.errors import InputError, Mistake
+from mlora_ray.prepare.base_checks import require_usable
 from mlora_ray.prepare.job_rows import RowsKey, RowsOfJobs, reading_mistakes, rows_key
 from mlora_ray.prepare.target_checks import target_mistakes, wide_ranks
 from mlora_ray.types import BaseSpec, JobSpec, RowsRef
@@ -34,6 +36,7 @@ def prepare(job_file: JobFile, data_dir_uri: str | None) -> list[JobSpec]:
     try:
         base = resolve_base(job_file.base, job_file.dtype)
         tokenizer, shapes = _opened(base)
+        require_usable(base)
     except InputError as error:
         of_base = [_at_base(job_file, m) for m in error.mistakes]
         raise InputError(found + of_base + reading_mistakes(job_file)) from error
@@ -61,8 +64,10 @@ def _opened(base: BaseSpec) -> tuple[PreTrainedTokenizerBase, BaseShapes]:
     """The base's tokenizer and shapes; files that transformers cannot use are a mistake of the input."""
     from transformers import AutoTokenizer
 
+    refuse_custom_code(base.name, base.path)
     try:
-        return AutoTokenizer.from_pretrained(base.path, local_files_only=True), base_shapes(base.path)
+        tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
+        return tokenizer, base_shapes(base.path)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         allowed = f"a causal language model and tokenizer that transformers can load without remote code: {said}"

@@ -15,7 +15,7 @@ STEPS = 2
 
 
 def main(asked: str) -> None:
-    from mlora_ray.engine.base import load_base
+    from mlora_ray.engine.base_loading import load_base
     from mlora_ray.engine.engine import Engine
     from mlora_ray.engine.gradient_buffers import open_step_bytes
     from mlora_ray.profiling.timing import group_step

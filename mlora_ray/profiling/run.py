@@ -94,7 +94,7 @@ def profile_fields(model: StepTimeModel) -> dict[str, Any]:
 def _times(spec: BaseSpec, options: ProfileOptions, tell: Tell) -> tuple[Room, int, list[Timed]]:
     """What the engine was given, the base's bytes, and every point."""
     from mlora_ray.engine.adapter_layout import build_layout
-    from mlora_ray.engine.base import load_base
+    from mlora_ray.engine.base_loading import load_base
     from mlora_ray.engine.engine import Engine
     from mlora_ray.engine.gradient_buffers import open_step_bytes
     from mlora_ray.types import LoraSpec

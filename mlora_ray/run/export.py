@@ -120,12 +120,13 @@ def _site_groups(base_path: str) -> list[SiteGroup]:
 
     from mlora_ray.engine.site_groups import find_groups
 
-    config = AutoConfig.from_pretrained(base_path, local_files_only=True)
+    config = AutoConfig.from_pretrained(base_path, local_files_only=True, trust_remote_code=False)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            return find_groups(AutoModelForCausalLM.from_config(config))
+            return find_groups(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
     except RuntimeError:
-        return find_groups(AutoModelForCausalLM.from_pretrained(base_path, local_files_only=True))
+        stock = AutoModelForCausalLM.from_pretrained(base_path, local_files_only=True, trust_remote_code=False)
+        return find_groups(stock)
 
 
 def _base_here(base: BaseSpec) -> BaseSpec:

@@ -162,7 +162,8 @@ def _step_difference(report: StepReport, saved: Mapping[str, Any] | None) -> str
 
 def _load_base(held: Recorded, force: bool) -> Base:
     from mlora_ray.bases.resolve import resolve_base
-    from mlora_ray.engine.base import ROW_TILE, load_base
+    from mlora_ray.engine.base import ROW_TILE
+    from mlora_ray.engine.base_loading import load_base
 
     spec: BaseSpec = held.spec.base
     if not Path(spec.path).is_dir():
@@ -173,6 +174,10 @@ def _load_base(held: Recorded, force: bool) -> Base:
     recorded = held.job.get("base_sha256")
     if recorded != base.sha256 and not force:
         raise InputError([_differs(held.folder, "base_sha256", recorded, f"{base.sha256} in {spec.path}")])
+    files = held.job.get("base_files_sha256")  # runs of earlier versions have none
+    if files and files != base.files_sha256 and not force:
+        now = f"{base.files_sha256}: config.json, tokenizer or chat template in {spec.path}"
+        raise InputError([_differs(held.folder, "base_files_sha256", files, now)])
     return base
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from mlora_ray.types.jobs import BaseSpec
 
+BASE_FILES = " (config and tokenizer)"  # after a base's id: the same base's files beside its weights
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryModel:
@@ -95,7 +97,7 @@ class HostInfo:
 
     id: str
     base: str
-    base_sha256: str
+    base_sha256: str  # of its weights
     device_type: str
     pid: int
     memory_limit_bytes: int
@@ -106,5 +108,6 @@ class HostInfo:
     summary: str = ""  # the memory limit and what it buys, in a sentence
     facts: tuple[tuple[str, str], ...] = ()  # of its machine: what decides the bits, see mlora_ray.engine.numerics
     numerics: str = ""  # hash of the facts, device and threads: equal ones compute equal bits
+    base_files_sha256: str = ""  # of its config, tokenizer and chat template
     node_id: str = ""
     node_ip: str = ""

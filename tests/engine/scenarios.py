@@ -18,7 +18,8 @@ import numpy as np
 
 from mlora_ray.data.tokenized_rows import Rows
 from mlora_ray.engine.adapter_state import AdapterState
-from mlora_ray.engine.base import Base, load_base
+from mlora_ray.engine.base import Base
+from mlora_ray.engine.base_loading import load_base
 from mlora_ray.engine.engine import Engine, StepFailure
 from mlora_ray.types import JobSpec
 from tests.engine.jobs import make_engine, mixed_job, random_rows, renamed, train_all

@@ -90,7 +90,7 @@ def run_python(code: str, **env: str) -> Any:
 MEASURE = """
 import json, resource, sys
 from mlora_ray.bases.resolve import resolve_base
-from mlora_ray.engine.base import load_base
+from mlora_ray.engine.base_loading import load_base
 from mlora_ray.engine.memory_budget import activation_bytes_per_token, head_bytes, process_bytes
 from tests.engine.jobs import make_engine, make_job, random_rows, train_all
 from mlora_ray.types import LoraSpec, TrainSpec

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlora_ray.clock import VirtualClock
-from mlora_ray.engine.base import Base, load_base
+from mlora_ray.engine.base import Base
+from mlora_ray.engine.base_loading import load_base
 from tests.conftest import real_spec
 from tests.host.one_host import Host
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from mlora_ray.engine.adapter_layout import build_layout
 from mlora_ray.engine.adapter_state import AdapterState
-from mlora_ray.engine.base import Base, load_base
+from mlora_ray.engine.base import Base
+from mlora_ray.engine.base_loading import load_base
 from mlora_ray.engine.peft_format import peft_tensors, weights_sha256
 from mlora_ray.errors import InputError, StorageError
 from mlora_ray.host.adapter_outputs import write_outputs

@@ -24,7 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with two jobs that trained side by side."""
     import torch
 
-    from mlora_ray.engine.base import load_base
+    from mlora_ray.engine.base_loading import load_base
     from mlora_ray.engine.engine import Engine
     from mlora_ray.host.adapter_outputs import write_outputs
 

@@ -26,6 +26,7 @@ from mlora_ray.control.transport import HostConnection, HostGone, HostRefused, T
 from mlora_ray.errors import BaseDiffers, MloraError
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import ClusterView, HostInfo, HostUsage, Tick
+from mlora_ray.types.hosts import BASE_FILES
 from mlora_ray.types.records import Event
 from mlora_ray.types.status import HostStatus
 
@@ -88,6 +89,8 @@ class Fleet:
     def _join(self, host: ManagedHost, info: HostInfo) -> None:
         try:
             self._db.bind_base(info.base, info.base_sha256, info.id, info.node_ip)
+            if info.base_files_sha256:
+                self._db.bind_base(f"{info.base}{BASE_FILES}", info.base_files_sha256, info.id, info.node_ip)
         except BaseDiffers as error:
             raise HostRefused(str(error)) from error
         self._db.bind_numerics(info.numerics, dict(info.facts), info.device_type, host.settings.threads)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from mlora_ray.errors import BaseDiffers
 from mlora_ray.store.database.tables import BaseRow, NumericsFactRow, NumericsRow, RunFactRow, RunRow
+from mlora_ray.types.hosts import BASE_FILES
 from mlora_ray.types.records import Machine
 
 
@@ -29,8 +30,10 @@ def bind_base(session: Session, base: str, sha256: str, host: str, node: str) ->
     if first is None:
         session.add(BaseRow(base=base, sha256=sha256, host=host, node=node))
     elif first.sha256 != sha256:
+        what = "config, tokenizer or chat template" if base.endswith(BASE_FILES) else "weights"
         raise BaseDiffers(
-            f"base {base!r} is not the same everywhere: on node {node} (host {host}) its weights have sha256 {sha256}, "
+            f"base {base.removesuffix(BASE_FILES)!r} is not the same everywhere, or not what this run began with: on "
+            f"node {node} (host {host}) its {what} have sha256 {sha256}, "
             f"on node {first.node} (host {first.host}) they had {first.sha256}: give every node the same files"
         )
 
