@@ -15,9 +15,13 @@ from typing import Any
 
 from mlora_ray.bases.resolve import resolve_base
 from mlora_ray.config.job_fields import JOB_FIELDS
+from mlora_ray.config.peft_trl_fields import FIELDS, Taken
 from mlora_ray.errors import InputError, Mistake
 
-TAKEN = frozenset(JOB_FIELDS)
+OUR_NAMES = {name: field.ours for name, field in FIELDS.items() if isinstance(field, Taken)}
+TAKEN = frozenset(JOB_FIELDS) | OUR_NAMES.keys()
+# Every trainer's script sets it; here `out` says where results go, a folder for each job's name.
+UNUSED = frozenset({"output_dir"})
 
 
 def fields_of(config: Any) -> dict[str, Any]:
@@ -32,9 +36,17 @@ def fields_of(config: Any) -> dict[str, Any]:
     given = {}
     for each in dataclasses.fields(config):
         value, default = getattr(config, each.name, None), getattr(usual, each.name, None)
-        if value is not None and each.init and (each.name in TAKEN or value != default):
+        if value is not None and each.init and each.name not in UNUSED and (each.name in TAKEN or value != default):
             given[each.name] = plain(value)
     return given
+
+
+def one_name_each(*given: Mapping[str, Any]) -> dict[str, Any]:
+    """All of these fields; where two mean one thing, such as `batch_size` and TRL's name of it, the later one."""
+    fields: dict[str, tuple[str, Any]] = {}
+    for each in given:
+        fields |= {OUR_NAMES.get(name, name): (name, value) for name, value in each.items()}
+    return dict(fields.values())
 
 
 def plain(value: Any) -> Any:

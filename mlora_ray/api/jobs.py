@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mlora_ray.api.configs import default_target_modules, fields_of
+from mlora_ray.api.configs import default_target_modules, fields_of, one_name_each
 from mlora_ray.config.data_fields import HUB_ID, SourceFields, written_source
 from mlora_ray.config.field_reader import names_of
 from mlora_ray.data.sources import HUB_PREFIX, format_of_name
@@ -33,7 +33,8 @@ class Job:
 
     `train` and `eval` are rows: a `datasets.Dataset`, a pandas DataFrame, a list of dicts, or what a job file takes (a
     path, a Hub id). `lora` is a `peft.LoraConfig` or a mapping of its fields; `args` a TRL `SFTConfig`, transformers'
-    `TrainingArguments`, or a mapping. `fields` are any further fields of a job file; they win over both.
+    `TrainingArguments`, or a mapping. `fields` are any further fields of a job file; they win over both. An
+    `output_dir` of `args` is not used: `out` of `train` is the directory of all jobs.
 
     >>> job = Job("greeting", train=[{"prompt": "Hi", "completion": " there"}], lora={"r": 4}, max_steps=3)
     >>> job.fields
@@ -53,7 +54,7 @@ class Job:
         self.name = name
         self.train = train
         self.eval = eval
-        self.fields: dict[str, Any] = {**fields_of(lora), **fields_of(args), **fields}
+        self.fields: dict[str, Any] = one_name_each(fields_of(lora), fields_of(args), fields)
         # A LoraConfig that names no modules means PEFT's choice for the base; without one, a job file's default holds.
         self.is_peft_choice = hasattr(lora, "peft_type") and "target_modules" not in self.fields
 

@@ -26,6 +26,14 @@ def test_configs_and_fields_together_the_fields_win(tmp_path: Path) -> None:
     assert (entry["seed"], entry["train"]) == (3, "a.train.jsonl")
 
 
+def test_a_field_wins_over_the_same_field_by_its_other_name(tmp_path: Path) -> None:
+    args = transformers.TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=3)
+    fields = mr.Job("a", ROWS, args=args, batch_size=2, num_epochs=1).fields
+    assert fields["batch_size"] == 2
+    assert "per_device_train_batch_size" not in fields
+    assert mr.check([mr.Job("a", [ROWS[0]], lora=peft.LoraConfig(r=4), args=args)], "tiny-llama")["steps"] == 3
+
+
 def test_a_lora_config_without_modules_is_pefts_choice_and_a_mapping_ours(tmp_path: Path) -> None:
     of_peft, ours = mr.Job("a", ROWS, lora=peft.LoraConfig()), mr.Job("b", ROWS, lora={"r": 2})
     first, second = document_of([of_peft, ours], "tiny-llama", tmp_path)["jobs"]
