@@ -191,9 +191,7 @@ def test_a_config_that_differs_says_so(database: ControlDatabase) -> None:
     """Other files beside the same weights, on another node or after `--resume`."""
     database.bind_base("tiny:float32", "aaa", "cpu-0", "node-0")
     database.bind_base(f"tiny:float32{BASE_FILES}", "ccc", "cpu-0", "node-0")
-    with pytest.raises(
-        BaseDiffers, match="'tiny:float32' is not .* its config, tokenizer or chat template have"
-    ):
+    with pytest.raises(BaseDiffers, match=r"'tiny:float32' is not .* its config, tokenizer or chat template have"):
         database.bind_base(f"tiny:float32{BASE_FILES}", "ddd", "cpu-1", "node-1")
 
 
