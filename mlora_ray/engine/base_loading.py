@@ -27,7 +27,12 @@ def load_base(spec: BaseSpec, device: str = "cpu", threads: int | None = None, t
     require_proof(spec, device)
     dtype = getattr(torch, spec.dtype)
     model, info = AutoModelForCausalLM.from_pretrained(
-        spec.path, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        spec.path,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # said with all other faults, below
     )
     if faults := loading_faults(info):
         raise MloraError(f"base {spec.name!r} in {spec.path} is not what its config.json says: {'; '.join(faults)}")

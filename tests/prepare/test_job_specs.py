@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BloomConfig, BloomForCausalLM
 
 from mlora_ray.bases import target_modules
 from mlora_ray.bases.linear_shapes import base_shapes, lora_shapes, num_lora_parameters
@@ -297,3 +299,18 @@ def test_selection_is_a_subset_in_the_bases_order(base_path: str, names: set[str
     assert chosen == [name for name in linears if name in chosen]
     assert {target_modules.layer_index(name) for name in chosen} == (layers or {0, 1})
     assert len(chosen) == len(names) * len(layers or {0, 1})
+
+
+def test_a_base_of_broken_files_or_a_refused_architecture_is_found_before_training(
+    tmp_path: Path, base_path: str
+) -> None:
+    broken = Path(shutil.copytree(base_path, tmp_path / "broken"))
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    (found,) = mistakes_of(tmp_path, str(broken), "r: 2")
+    assert "jobs.yaml:1: base" in found
+    assert "model.safetensors: a whole safetensors file" in found
+    flower = Path(shutil.copytree(base_path, tmp_path / "flower"))
+    BloomForCausalLM(BloomConfig(hidden_size=32, n_head=2, n_layer=2, vocab_size=512)).save_pretrained(flower)
+    (found,) = mistakes_of(tmp_path, str(flower), "r: 2")
+    assert "an architecture that trains exactly here: packed sequences" in found

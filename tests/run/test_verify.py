@@ -159,6 +159,13 @@ def test_another_base_is_refused_and_forced(job_dir: Path) -> None:
     assert verify(str(job_dir), force=True).identical
 
 
+def test_another_config_or_tokenizer_is_refused_and_forced(job_dir: Path) -> None:
+    _edit_json(job_dir / "job.json", lambda job: job.update(base_files_sha256="0" * 64))
+    with pytest.raises(InputError, match=r"base_files_sha256.*config.json, tokenizer or chat template"):
+        verify(str(job_dir))
+    assert verify(str(job_dir), force=True).identical
+
+
 def test_changed_rows_and_no_job_are_clear_errors(job_dir: Path, tmp_path: Path) -> None:
     first, other = sorted((job_dir.parent / ".mlora" / "data").iterdir())
     first_bytes = first.read_bytes()

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, text
 from mlora_ray.errors import BaseDiffers, DatabaseError
 from mlora_ray.store.database.control_database import ControlDatabase
 from mlora_ray.types import BundleReport, FailureReport, HostInfo, HostSettings, JobSpec, JobState
+from mlora_ray.types.hosts import BASE_FILES
 from mlora_ray.types.job_identity import spec_differences
 from mlora_ray.types.records import Commit, Event, Machine, Reassignment
 from tests.conftest import BASE, make_spec, make_step
@@ -192,6 +193,14 @@ def test_a_base_that_differs_between_nodes_names_both(database: ControlDatabase)
     database.bind_base("tiny:bfloat16", "bbb", "cpu-1", "node-1")
     with pytest.raises(BaseDiffers, match=r"node-2 \(host cpu-2\).* bbb, on node node-0 \(host cpu-0\) they had aaa"):
         database.bind_base("tiny:float32", "bbb", "cpu-2", "node-2")
+
+
+def test_a_config_that_differs_says_so(database: ControlDatabase) -> None:
+    """Other files beside the same weights, on another node or after `--resume`."""
+    database.bind_base("tiny:float32", "aaa", "cpu-0", "node-0")
+    database.bind_base(f"tiny:float32{BASE_FILES}", "ccc", "cpu-0", "node-0")
+    with pytest.raises(BaseDiffers, match=r"'tiny:float32' is not .* its config, tokenizer or chat template have"):
+        database.bind_base(f"tiny:float32{BASE_FILES}", "ddd", "cpu-1", "node-1")
 
 
 def test_the_first_numerics_are_the_machine(database: ControlDatabase) -> None:
