@@ -31,7 +31,7 @@ TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
     "deploy/test_spot_notice.py": {"actors": "spot_notice"},
     "deploy/test_status_page.py": {"gateway": "status_page"},
     "bases/test_resolve.py": {"bases": "embedded linear_shapes tiny_tokenizer"},
-    "prepare/test_job_specs.py": {"bases": "target_modules", "prepare": "cost_estimate target_checks"},
+    "prepare/test_job_specs.py": {"bases": "target_modules", "prepare": "base_checks cost_estimate target_checks"},
     "benchmarks/test_peft_bench.py": {"cli": "bench", "benchmarks": "peft peft_contestants workloads"},
     "benchmarks/test_recovery_bench.py": {"benchmarks": "recovery"},
     "benchmarks/test_scale_bench.py": {"benchmarks": "fake_hosts scale"},
@@ -64,6 +64,7 @@ TESTED_BY_ANOTHER: dict[str, dict[str, str]] = {
         "data": "batch_sampler",
         "engine": "adapter_state admission engine_job lora_init optimizer packed_row packed_row_stats paging",
     },
+    "engine/test_base_proof.py": {"bases": "tiny_config", "engine": "base_loading proof_cache"},
     "engine/test_correctness.py": {
         "engine": "adapter_layout base executor fused_modules gradient_buffers peft_format site_groups",
     },
