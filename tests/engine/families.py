@@ -31,6 +31,8 @@ EQUAL, WRONG = frozenset(_EQUAL.split()), frozenset(_WRONG.split())
 # Where the default config of a family is not one that can be made.
 SETTINGS: dict[str, dict[str, object]] = {
     "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy", "n_group": 1, "topk_group": 1},
+    "ministral": {"head_dim": 128},
+    "hunyuan_v1_dense": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 16},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
