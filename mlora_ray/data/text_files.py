@@ -88,7 +88,9 @@ def _decompressed(path: Path, compression: str) -> bytes:
 
 def _table(text: str, delimiter: str, mistakes: MistakeList) -> Iterator[RawRow]:
     """Rows of CSV or TSV below its line of column names. Every cell is text, and an empty one is null."""
-    csv.field_size_limit(sys.maxsize)  # the library's own limit of 128 KiB is shorter than a long document
+    limit = csv.field_size_limit(
+        sys.maxsize
+    )  # 128 KiB are less than a long document; of the whole process, so put back
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
     number, line = 0, 1
@@ -110,6 +112,8 @@ def _table(text: str, delimiter: str, mistakes: MistakeList) -> Iterator[RawRow]
             line = reader.line_num + 1
     except csv.Error as error:
         mistakes.add("row", "", f"cells that are quoted whole or not at all: {error}", line)
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _json_lines(text: str, mistakes: MistakeList) -> Iterator[RawRow]:

@@ -88,7 +88,7 @@ def run_python(code: str, **env: str) -> Any:
 
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 from mlora_ray.bases.resolve import resolve_base
 from mlora_ray.engine.base_loading import load_base
 from mlora_ray.engine.memory_budget import activation_bytes_per_token, head_bytes, process_bytes
@@ -106,7 +106,8 @@ for i in range(tokens // length):
 states = sum(t.state_bytes for t in engine._trainings.values())
 open_steps = sum(t.layout.size * (4 + base.head_VD.element_size()) for t in engine._trainings.values())
 train_all(engine)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss: a process begins with that of the one that started it, here a large one.
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 print(json.dumps(dict(
     loaded=loaded, peak=peak, per_token=(peak - loaded - states - open_steps - head_bytes(base)) / tokens,
     bound=activation_bytes_per_token(base), planned=engine.budget.activation_bytes, head=head_bytes(base),
