@@ -92,6 +92,7 @@ import json, sys
 from mlora_ray.bases.resolve import resolve_base
 from mlora_ray.engine.base_loading import load_base
 from mlora_ray.engine.memory_budget import activation_bytes_per_token, head_bytes, process_bytes
+from mlora_ray.profiling.measure import peak_bytes
 from tests.engine.jobs import make_engine, make_job, random_rows, train_all
 from mlora_ray.types import LoraSpec, TrainSpec
 
@@ -106,8 +107,7 @@ for i in range(tokens // length):
 states = sum(t.state_bytes for t in engine._trainings.values())
 open_steps = sum(t.layout.size * (4 + base.head_VD.element_size()) for t in engine._trainings.values())
 train_all(engine)
-# Not ru_maxrss: a process begins with that of the one that started it, here a large one.
-peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+peak = peak_bytes()
 print(json.dumps(dict(
     loaded=loaded, peak=peak, per_token=(peak - loaded - states - open_steps - head_bytes(base)) / tokens,
     bound=activation_bytes_per_token(base), planned=engine.budget.activation_bytes, head=head_bytes(base),
