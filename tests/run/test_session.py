@@ -59,6 +59,7 @@ def resumed(options: TrainOptions) -> tuple[int | None, int, str]:
     return code, session.steps_before, out.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.full
 def test_a_thread_starts_interrupts_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "1 plus 1 is", "completion": " 2"}\n' * 4)
     (tmp_path / "jobs.yaml").write_text(JOBS)
