@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlora_ray.policies.contract import Policy, load_policy, validate_actions
+from mlora_ray.policies.contract import POLICIES, RENAMED, Policy, load_policy, validate_actions
 from mlora_ray.policies.placement.fifo import Fifo
 from mlora_ray.policies.placement.rebalance import Rebalance
 from mlora_ray.types import (
@@ -178,3 +178,10 @@ def test_rebalance_names_an_adapter_once() -> None:
     actions, _ = Rebalance().decide(view, PolicyState())
     assert validate_actions(view, actions) == (actions, [])
     assert {a.host for a in actions if isinstance(a, Migrate)} == {"empty0", "empty1"}
+
+
+@pytest.mark.parametrize(("before", "now"), RENAMED.items())
+def test_a_name_of_an_earlier_release_still_works_and_says_the_new_one(before: str, now: str) -> None:
+    with pytest.warns(FutureWarning, match=f"'{before}' is called '{now}' now"):
+        assert load_policy(before).name == now
+    assert before not in POLICIES
