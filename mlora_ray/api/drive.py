@@ -31,7 +31,7 @@ class Drive:
         self.session: TrainSession | None = None
         self.last: RunStatus | None = None
         self.error: BaseException | None = None
-        self.is_interrupted = False
+        self.is_interrupted = self._is_unwanted = False
         self.begun, self.ended = threading.Event(), threading.Event()
         self._job_file, self._options, self._inputs = job_file, options, inputs
         self._listeners = Listeners(callbacks)
@@ -39,7 +39,12 @@ class Drive:
     def start(self) -> None:
         """Answers once the jobs are queued. Raises InputError and MloraError where they cannot be."""
         threading.Thread(target=self._work, name=f"mlora {self._options.out}").start()
-        self.begun.wait()
+        try:
+            self.begun.wait()
+        except KeyboardInterrupt:  # nobody has the run yet: it ends, saved, before the interrupt goes on
+            self._is_unwanted = True
+            self.ended.wait()
+            raise
         if self.session is None and self.error is not None:
             self.ended.wait()
             raise self.error
@@ -50,6 +55,7 @@ class Drive:
                 session.start()
                 self._keep_inputs(session)
                 self.session = session
+                session.interrupt.is_set = self._is_unwanted
                 self.begun.set()
                 self._watch(session)
         except BaseException as error:  # noqa: BLE001 - the thread's edge: whoever waits for the run is told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,13 @@ def test_mistakes_are_the_commands_and_typed(tmp_path: Path) -> None:
 
 def test_check_counts_steps() -> None:
     assert mr.check([job("one")], BASE)["steps"] == 4
+
+
+def test_interrupted_before_the_jobs_are_queued_nothing_goes_on_unseen(tmp_path: Path) -> None:
+    running = set(threading.enumerate())
+    interrupt = threading.Timer(0.5, signal.raise_signal, (signal.SIGINT,))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        mr.start([job("long", max_steps=4000)], BASE, tmp_path / "e", threads=1)
+    interrupt.join()
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("mlora ")} <= running
