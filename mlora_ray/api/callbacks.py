@@ -48,6 +48,11 @@ class Listeners:
         self._event = 0
         self._ended: set[str] = set()
 
+    def begin(self, service: Service) -> None:
+        """What happened before is nobody's news: a run that goes on has the events of its first part."""
+        if self._event_hearers:
+            self._event = max((event.id for event in service.events()), default=0)
+
     def hear(self, service: Service, status: RunStatus) -> None:
         """Raises what a callback raises, and MloraError where the service does not answer."""
         for callback in self._callbacks:

@@ -52,6 +52,7 @@ class Drive:
     def _work(self) -> None:
         try:
             with private_session(self._job_file, self._options, Started()) as session:
+                self._listeners.begin(session.service)
                 session.start()
                 self._keep_inputs(session)
                 self.session = session

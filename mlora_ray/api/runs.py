@@ -70,8 +70,10 @@ class Run:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Jobs that have not succeeded, each with its reason."""
-        return {each["name"]: str(each["error"]) for each in self.summary.get("failed", ())}
+        """Jobs that have not succeeded, each with its reason: also those of a run that was stopped or goes on."""
+        from mlora_ray.run.directory import RunDirectory
+
+        return RunDirectory(str(self.out)).unfinished()
 
     def progress(self) -> RunStatus:
         """Every job as it is now; after the end, as it was then. Raises MloraError for a run of another process."""
@@ -79,7 +81,7 @@ class Run:
         if drive is not None and drive.session is not None and not drive.ended.is_set():
             return drive.session.progress()
         if drive is None or drive.last is None:
-            raise MloraError(f"the run in {self.out} ended in another process: see its summary")
+            raise MloraError(f"the run in {self.out} was opened after its end: see its summary, `failed` and events")
         return drive.last
 
     def events(self, after: int = 0) -> tuple[Event, ...]:

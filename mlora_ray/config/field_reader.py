@@ -86,7 +86,7 @@ class FieldReader:
         guess = self._synonyms.get(name) or next(
             iter(difflib.get_close_matches(name, (*allowed, *self._known), 1, NEAR)), None
         )
-        hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(allowed)}"
+        hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(allowed) or 'none here'}"
         self.add(at, dotted(at), show_value(value), f"an unknown field; {hint}", verb="is")
 
     def add(self, at: KeyPath, field: str, value: str, allowed: str, verb: str = "must be") -> None:

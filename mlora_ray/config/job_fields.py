@@ -131,9 +131,10 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w.\-]+", value) is not None
 
 
-def _regex(value: str) -> str:
+def _regex(value: str, form: str = "{}") -> str:
+    """`form` is where the pattern will stand: flags are taken at the start of an expression only."""
     try:
-        re.compile(value)
+        re.compile(form.replace("{}", value))
     except re.error as error:
         raise ValueError(f"a module name or a valid regular expression: {error}") from None
     return value
@@ -147,7 +148,7 @@ def _layer_lists(value: object) -> object:
     names = [value] if isinstance(value, str) and value else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise ValueError("the name of the base's list of layers, such as layers or h, or a list of them")
-    return [_regex(name) for name in names]
+    return [_regex(name, r"^.*?\.{}\.") for name in names]
 
 
 def _ranks(value: object) -> object:
@@ -167,7 +168,7 @@ def _alphas(value: object) -> object:
 def _patterns(value: object, what: str) -> list[tuple[str, object]]:
     if not isinstance(value, dict):
         raise ValueError(f"a mapping from module name to {what}")
-    return [(_regex(pattern), each) for pattern, each in value.items()]
+    return [(_regex(pattern, r"(.*\.)?({})$"), each) for pattern, each in value.items()]
 
 
 def _optim(value: object) -> object:

@@ -140,11 +140,14 @@ class _Reader:
             return None
         if kind == "bool":
             return text.lower() == "true"
-        if kind == "int" and len(text) < 4000:
-            return int(text)
-        if kind == "float":
-            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        line = node.start_mark.line + 1
+        try:
+            if kind == "int" and len(text) < 4000:
+                return int(text)
+            if kind == "float":
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:  # the tag is the user's: !!int "abc"
+            raise _fatal(self.path, dotted(at), text, f"a number, as its tag !!{kind} says", line) from None
         if kind in ("str", "int"):
             return text
-        line = node.start_mark.line + 1
         raise _fatal(self.path, dotted(at), node.tag, "plain YAML without tags", line)

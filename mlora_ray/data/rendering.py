@@ -94,7 +94,8 @@ def render_conversation(talk: Conversation, tokenizer: PreTrainedTokenizerBase, 
         except RowError as error:
             mistakes[content] = error
     *_, last = mistakes.values()
-    if len(mistakes) > 1:
+    last = next((error for error in mistakes.values() if error.field.endswith(".tool_calls")), last)
+    if len({error.allowed for error in mistakes.values()}) > 1 and not last.field.endswith(".tool_calls"):
         last.allowed = "; ".join(f"{error.allowed} (content {name})" for name, error in mistakes.items())
     raise last
 
@@ -117,7 +118,7 @@ def _check_written(template: ChatTemplate, targets: str) -> None:
     for i in template.talk.trained:
         message = template.talk.messages[i]
         if lost := next((name for name in called_names(message) if name not in targets), None):
-            allowed = "what the base's chat template writes; it leaves the calls of tools out"
+            allowed = "left out: the base's chat template does not write calls of tools"
             raise RowError(f"messages[{i}].tool_calls", lost, allowed)
         if template.reads_reasoning and thought(message) not in targets:
             allowed = f"written whole by the chat template; {THINKING_IS_REWRITTEN}"

@@ -7,6 +7,7 @@ from mlora_ray.bases.linear_shapes import BaseShapes, base_shapes
 from mlora_ray.config.job_file import JobFile, JobFileEntry
 from mlora_ray.display.numbers import count
 from mlora_ray.errors import Mistake
+from mlora_ray.prepare.pattern_time import slow_patterns
 from mlora_ray.types import JobSpec, LoraSpec
 
 
@@ -16,6 +17,7 @@ def target_mistakes(job_file: JobFile, shapes: BaseShapes) -> list[Mistake]:
     for job in job_file.jobs:
         by_spec.setdefault(job.lora, []).append(job)
     found: list[Mistake] = []
+    slow = slow_patterns({pattern for lora in by_spec for _, pattern in _patterns_of(lora)}, list(shapes.linears))
     for lora, jobs in by_spec.items():
         first, others = jobs[0], f"; {count(len(jobs) - 1, 'more job')} the same" if len(jobs) > 1 else ""
         found += [
@@ -27,9 +29,22 @@ def target_mistakes(job_file: JobFile, shapes: BaseShapes) -> list[Mistake]:
                 value=value,
                 allowed=allowed + others,
             )
-            for field, value, allowed in _wrong_targets(lora, shapes.linears)
+            for field, value, allowed in _too_slow(lora, slow) or _wrong_targets(lora, shapes.linears)
         ]
     return found
+
+
+def _patterns_of(lora: LoraSpec) -> list[tuple[str, str]]:
+    """(field, pattern) of everything that is matched with the names of the base."""
+    listed = {"target_modules": lora.target_modules, "exclude_modules": lora.exclude_modules}
+    listed |= {"layers_pattern": lora.layers_pattern, "rank_pattern": tuple(dict(lora.rank_pattern))}
+    listed |= {"alpha_pattern": tuple(dict(lora.alpha_pattern))}
+    return [(field, pattern) for field, patterns in listed.items() for pattern in patterns]
+
+
+def _too_slow(lora: LoraSpec, slow: list[str]) -> list[tuple[str, str, str]]:
+    allowed = "a regular expression that ends: this one tries too many ways to match the base's module names"
+    return [(field, pattern, allowed) for field, pattern in _patterns_of(lora) if pattern in slow]
 
 
 def _wrong_targets(lora: LoraSpec, linears: dict[str, tuple[int, int]]) -> list[tuple[str, str, str]]:

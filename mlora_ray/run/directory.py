@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from mlora_ray.errors import DatabaseError, DatabaseInUse, InputError, Mistake
 from mlora_ray.store.database.control_database import ControlDatabase
-from mlora_ray.types import JobSpec
+from mlora_ray.types import JobSpec, JobState
 from mlora_ray.types.job_identity import spec_differences
 from mlora_ray.types.records import Event, JobRecord, Machine
 from mlora_ray.types.storage_layout import StorageLayout
@@ -135,6 +135,12 @@ class RunDirectory:
     def names(self) -> tuple[str, ...]:
         """The jobs of the run that is here, in their order; none where there is no run."""
         return tuple(r.spec.name for r in self._read_jobs()) if self.database.exists() else ()
+
+    def unfinished(self) -> dict[str, str]:
+        """Jobs of the run that is here that have not succeeded: their error, else where they stand."""
+        records = self._read_jobs() if self.database.exists() else []
+        left = [r for r in records if r.state is not JobState.SUCCEEDED]
+        return {r.spec.name: r.error or f"{r.state} at step {r.step} of {r.spec.total_steps}" for r in left}
 
     def events(self, after: int = 0) -> tuple[Event, ...]:
         """What has happened to the run that is here, oldest first; ids above `after`."""

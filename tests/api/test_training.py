@@ -90,7 +90,7 @@ def test_a_run_is_opened_again(run: mr.Run, out: Path) -> None:
     assert set(again) == {"one", "two", "bad"}
     assert again["one"].sha256 == run["one"].sha256
     assert again.wait() is again
-    with pytest.raises(mr.MloraError, match="another process"):
+    with pytest.raises(mr.MloraError, match="opened after its end"):
         again.progress()
 
 
@@ -109,7 +109,12 @@ def test_an_interrupted_cell_keeps_its_state_and_resume_has_the_bits_of_a_run_th
 
     with pytest.raises(mr.Interrupted, match="resume"):
         mr.train([job("one", save_steps=1)], BASE, tmp_path / "b", threads=1, callbacks=[Interrupting()])
-    assert mr.resume(tmp_path / "b", progress=False)["one"].sha256 == run["one"].sha256
+    assert "PAUSED at step" in mr.open_run(tmp_path / "b").failed["one"]
+    heard = Heard()
+    going = mr.resume(tmp_path / "b", progress=False, callbacks=[heard])
+    assert going["one"].sha256 == run["one"].sha256
+    assert going.failed == {}
+    assert "paused" not in heard.kinds  # that was the first part's
 
 
 def test_an_error_in_a_callback_saves_a_run_in_the_background_and_is_raised(tmp_path: Path) -> None:

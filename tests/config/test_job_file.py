@@ -397,3 +397,19 @@ def test_a_job_says_what_device_it_needs(tmp_path: Path) -> None:
     assert (wrong.line, wrong.field, wrong.value) == (5, "device_type", "tpu")
     assert wrong.allowed == "'cpu' or 'cuda'"
     assert the_mistake(tmp_path, device="cuda").allowed == "an unknown field; did you mean device_type?"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("r", '!!int "abc"', "r must be a number, as its tag !!int says"),
+        ("learning_rate", '!!float "x"', "learning_rate must be a number, as its tag !!float says"),
+        ("rank_pattern", "{'(?i)Q_PROJ': 4}", "rank_pattern must be a module name or a valid regular expression"),
+        ("alpha_pattern", "{'(?i)Q_PROJ': 4}", "alpha_pattern must be a module name or a valid regular expression"),
+        ("lr_scheduler_kwargs", "{num_cycles: 1}", "an unknown field; allowed: none here"),
+    ],
+)
+def test_what_yaml_or_a_pattern_would_choke_on_is_a_mistake(tmp_path: Path, field: str, value: str, said: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, f"base: b\njobs:\n  - {{name: a, train: a.jsonl, {field}: {value}}}\n")
+    assert said in str(raised.value)
