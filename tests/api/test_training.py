@@ -15,6 +15,7 @@ from mlora_ray.types import StepReport
 from mlora_ray.types.status import JobStatus
 
 BASE = "tiny-llama"
+LONG = 600  # steps: seconds, so that it is told to stop before it is done
 ROWS = [{"prompt": f"Question {i}:", "completion": f" answer {i}"} for i in range(8)]
 
 
@@ -50,19 +51,19 @@ def heard() -> Heard:
 
 @pytest.fixture(scope="module")
 def run(out: Path, heard: Heard) -> mr.Run:
-    jobs = [job("one"), job("two", r=8, lora_alpha=16), job("bad", learning_rate=1e30)]
+    jobs = [job("one"), job("two", r=8, lora_alpha=16), job("bad", learning_rate=1e30), job("long", max_steps=LONG)]
     return mr.train(jobs, BASE, out, threads=1, progress=False, callbacks=[heard])
 
 
 def test_what_a_run_answers(run: mr.Run, out: Path) -> None:
-    assert list(run) == ["one", "two", "bad"]
+    assert list(run) == ["one", "two", "bad", "long"]
     assert run.is_done
     assert run["one"].metrics.step.tolist() == [1, 2, 3, 4]
     assert run["one"].sha256 == json.loads((out / "one" / "job.json").read_text())["weights_sha256"]
     assert run["one"].adapter_dir == out / "one"
     assert {s.name: str(s.state) for s in run.progress().jobs}["two"] == "SUCCEEDED"
     assert "placed" in {e.kind for e in run.events()}
-    with pytest.raises(KeyError, match="one, two, bad"):
+    with pytest.raises(KeyError, match="one, two, bad, long"):
         run["three"]
 
 
@@ -75,7 +76,7 @@ def test_a_job_that_fails_is_named_and_the_others_are_there(run: mr.Run) -> None
 def test_callbacks_hear_each_step_once_in_order(run: mr.Run, heard: Heard) -> None:
     for name in ("one", "two"):
         assert [step for job_name, step in heard.steps if job_name == name] == [1, 2, 3, 4]
-    assert sorted(heard.ended) == ["bad", "one", "two"]
+    assert sorted(heard.ended) == ["bad", "long", "one", "two"]
     assert "placed" in heard.kinds
 
 
@@ -87,7 +88,7 @@ def test_an_adapter_is_loaded_as_peft_loads_it(run: mr.Run) -> None:
 
 def test_a_run_is_opened_again(run: mr.Run, out: Path) -> None:
     again = mr.open_run(out)
-    assert set(again) == {"one", "two", "bad"}
+    assert set(again) == {"one", "two", "bad", "long"}
     assert again["one"].sha256 == run["one"].sha256
     assert again.wait() is again
     with pytest.raises(mr.MloraError, match="opened after its end"):
@@ -108,11 +109,13 @@ def test_an_interrupted_cell_keeps_its_state_and_resume_has_the_bits_of_a_run_th
                 signal.raise_signal(signal.SIGINT)  # the main thread hears it: it waits, as a cell does
 
     with pytest.raises(mr.Interrupted, match="resume"):
-        mr.train([job("one", save_steps=1)], BASE, tmp_path / "b", threads=1, callbacks=[Interrupting()])
-    assert "PAUSED at step" in mr.open_run(tmp_path / "b").failed["one"]
+        mr.train(
+            [job("long", max_steps=LONG, save_steps=5)], BASE, tmp_path / "b", threads=1, callbacks=[Interrupting()]
+        )
+    assert "PAUSED at step" in mr.open_run(tmp_path / "b").failed["long"]
     heard = Heard()
     going = mr.resume(tmp_path / "b", progress=False, callbacks=[heard])
-    assert going["one"].sha256 == run["one"].sha256
+    assert going["long"].sha256 == run["long"].sha256
     assert going.failed == {}
     assert "paused" not in heard.kinds  # that was the first part's
 
@@ -125,7 +128,7 @@ def test_an_error_in_a_callback_saves_a_run_in_the_background_and_is_raised(tmp_
         def on_step(self, report: StepReport) -> None:
             raise Wrong
 
-    jobs = [job("long", max_steps=4000, save_steps=2)]
+    jobs = [job("longer", max_steps=4000, save_steps=2)]
     going = mr.start(jobs, BASE, tmp_path / "c", threads=1, callbacks=[Breaking()])
     with pytest.raises(TimeoutError, match="has not ended within"):
         going.wait(timeout_s=0.01)
