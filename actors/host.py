@@ -1,4 +1,4 @@
-"""The host actor: one device, one base, one thread that trains. Everything it does is `hosting.Hosting`."""
+"""The host actor: one device, one base, one thread that trains. Everything it does is `HostRuntime`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fleet.Line` over a Ray actor: no call waits longer than its limit, every way to lose a host is one error."""
+"""`HostConnection` over a Ray actor: no call waits longer than its limit, every way to lose a host is one error."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class RowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowsRef:
-    """Tokenised rows in storage (see `engine/rows.py`), named by the hash of their content."""
+    """Tokenised rows in storage (see `data/tokenized_rows.py`), named by the hash of their content."""
 
     uri: str
     sha256: str
