@@ -26,7 +26,7 @@ from tests.e2e.test_train import NUM_STEPS as SHORT_STEPS
 pytestmark = pytest.mark.timeout(900)  # a cluster, and ten processes: a minute on an idle machine
 RUN_S = 400.0
 RAY = str(Path(sys.executable).with_name("ray"))
-NUM_STEPS = 400  # some seconds: the first is not over when it is told to stop
+NUM_STEPS = 800  # some seconds: the first is not over when it is told to stop
 JOBS = SHORT.replace(f"max_steps: {SHORT_STEPS}", f"max_steps: {NUM_STEPS}").replace(", eval: rows.jsonl", "")
 MORE = "".join(line for line in JOBS.splitlines(True) if not line.startswith("  - {name") or "lion" in line)
 LONG = JOBS.replace("name: ", "name: long-").replace(f"max_steps: {NUM_STEPS}", "max_steps: 20000")
