@@ -93,9 +93,11 @@ def render_conversation(talk: Conversation, tokenizer: PreTrainedTokenizerBase, 
             return _rendered(spelled, tokenizer, rule)
         except RowError as error:
             mistakes[content] = error
+    for error in mistakes.values():  # calls that the template does not write: no spelling mends that
+        if error.field.endswith(".tool_calls"):
+            raise error
     *_, last = mistakes.values()
-    last = next((error for error in mistakes.values() if error.field.endswith(".tool_calls")), last)
-    if len({error.allowed for error in mistakes.values()}) > 1 and not last.field.endswith(".tool_calls"):
+    if len(mistakes) > 1:
         last.allowed = "; ".join(f"{error.allowed} (content {name})" for name, error in mistakes.items())
     raise last
 
