@@ -93,9 +93,9 @@ def render_conversation(talk: Conversation, tokenizer: PreTrainedTokenizerBase, 
             return _rendered(spelled, tokenizer, rule)
         except RowError as error:
             mistakes[content] = error
-    for error in mistakes.values():  # calls that the template does not write: no spelling mends that
-        if error.field.endswith(".tool_calls"):
-            raise error
+    for mistake in mistakes.values():  # calls that the template does not write: no spelling mends that
+        if mistake.field.endswith(".tool_calls"):
+            raise mistake
     *_, last = mistakes.values()
     if len(mistakes) > 1:
         last.allowed = "; ".join(f"{error.allowed} (content {name})" for name, error in mistakes.items())
